@@ -1,0 +1,8 @@
+#!/bin/sh
+# Makes configure and Makefile.in from a clone. SPDX-License-Identifier: MIT
+set -e
+cd "$(dirname "$0")"
+mkdir -p build-aux
+autoreconf --install
+# automake installs the TAP driver only for a literal LOG_DRIVER path
+cp -f "$(automake --print-libdir)/tap-driver.sh" build-aux/
