@@ -7,6 +7,7 @@
  *   - counts calls, so that close waits for them, and refuses new ones (UNAVAILABLE) once closing,
  *   - turns codes outside the closed list into INTERNAL and sees to it that an error has a message,
  *   - gives the plugin private outputs, so that yours are untouched on failure.
+ * `call` may be null everywhere: no deadline. With struct host_call (host/call.h) hand in &call.abi.
  * Wrappers are safe from any thread. No lock but the serial one is held while a plugin runs. */
 #ifndef HOST_HOST_H
 #define HOST_HOST_H
@@ -70,7 +71,7 @@ int host_module_check(struct host_module *module, const struct option_values *va
  * a module that is not PARALLEL for training and serving, or for storage beside another kind, counting its other
  * instances. May take minutes; call may be null. */
 int host_instance_open(struct host_module *module, const char *name, uint32_t kinds, struct option_values *values,
-                       const char *scratch, const struct host_call *call, struct host_instance **out,
+                       const char *scratch, const struct claas_call *call, struct host_instance **out,
                        struct claas_error *err);
 
 /* Refuses new calls, waits for those in progress and for unfinished generates (cancel them first), closes, frees.
@@ -105,20 +106,20 @@ void host_metrics(struct host_instance *instance,
 
 /* ---- storage -------------------------------------------------------------------------------------------------------- */
 
-int host_storage_probe(struct host_instance *i, uint32_t *out_caps, const struct host_call *call,
+int host_storage_probe(struct host_instance *i, uint32_t *out_caps, const struct claas_call *call,
                        struct claas_error *err);
 int host_storage_put(struct host_instance *i, const char *key, const struct claas_put *put,
-                     const struct host_call *call, struct claas_error *err);
+                     const struct claas_call *call, struct claas_error *err);
 /* out may be null. */
 int host_storage_get(struct host_instance *i, const char *key, uint64_t from, uint64_t bytes, int fd,
-                     struct claas_object *out, const struct host_call *call, struct claas_error *err);
+                     struct claas_object *out, const struct claas_call *call, struct claas_error *err);
 int host_storage_head(struct host_instance *i, const char *key, struct claas_object *out,
-                      const struct host_call *call, struct claas_error *err);
+                      const struct claas_call *call, struct claas_error *err);
 /* prefix and after may be "" or null; limit 0 = all. */
 int host_storage_list(struct host_instance *i, const char *prefix, const char *after, uint32_t limit,
                       int (*each)(void *ctx, const char *key, const struct claas_object *object), void *ctx,
-                      const struct host_call *call, struct claas_error *err);
-int host_storage_remove(struct host_instance *i, const char *const *keys, uint32_t n, const struct host_call *call,
+                      const struct claas_call *call, struct claas_error *err);
+int host_storage_remove(struct host_instance *i, const char *const *keys, uint32_t n, const struct claas_call *call,
                         struct claas_error *err);
 /* Optional in a plugin: UNSUPPORTED tells the caller to use get and put. Do not take the serial lock: [quick]. */
 int host_storage_path(struct host_instance *i, const char *key, char *buf, size_t cap, struct claas_error *err);
@@ -138,14 +139,14 @@ struct host_engine_info {
 /* [quick] Asked of the plugin until it first succeeds, then kept. *out points into the instance, until close. */
 int host_engine_info(struct host_instance *i, const struct host_engine_info **out, struct claas_error *err);
 int host_engine_create(struct host_instance *i, const struct claas_create *create, struct claas_out *out,
-                       const struct host_call *call, struct claas_error *err);
+                       const struct claas_call *call, struct claas_error *err);
 int host_engine_train(struct host_instance *i, const struct claas_train *train, struct claas_out *out,
-                      const struct host_call *call, struct claas_error *err);
-int host_engine_check(struct host_instance *i, const struct claas_version *version, const struct host_call *call,
+                      const struct claas_call *call, struct claas_error *err);
+int host_engine_check(struct host_instance *i, const struct claas_version *version, const struct claas_call *call,
                       struct claas_error *err);
 int host_engine_convert(struct host_instance *i, const struct claas_version *version, const char *format,
-                        struct claas_out *out, const struct host_call *call, struct claas_error *err);
-int host_engine_release(struct host_instance *i, const char *const *uris, uint32_t n, const struct host_call *call,
+                        struct claas_out *out, const struct claas_call *call, struct claas_error *err);
+int host_engine_release(struct host_instance *i, const char *const *uris, uint32_t n, const struct claas_call *call,
                         struct claas_error *err);
 
 /* ---- inference ------------------------------------------------------------------------------------------------------ */
@@ -157,15 +158,15 @@ int host_inference_info(struct host_instance *i, struct claas_inference_info *ou
  * not finite end the answer with INTERNAL. The error given to done() has a listed code and a message. generate, stream's
  * ctx and call live until done() returned. A module that is not PARALLEL has called done() when this returns. */
 int host_inference_generate(struct host_instance *i, const struct claas_generate *generate,
-                            const struct claas_stream *stream, const struct host_call *call, struct claas_error *err);
-int host_inference_score(struct host_instance *i, const struct claas_score *score, const struct host_call *call,
+                            const struct claas_stream *stream, const struct claas_call *call, struct claas_error *err);
+int host_inference_score(struct host_instance *i, const struct claas_score *score, const struct claas_call *call,
                          struct claas_error *err);
-int host_inference_load(struct host_instance *i, const struct claas_version *version, const struct host_call *call,
+int host_inference_load(struct host_instance *i, const struct claas_version *version, const struct claas_call *call,
                         struct claas_error *err);
-int host_inference_unload(struct host_instance *i, const struct claas_digest *serve, const struct host_call *call,
+int host_inference_unload(struct host_instance *i, const struct claas_digest *serve, const struct claas_call *call,
                           struct claas_error *err);
-int host_inference_pause(struct host_instance *i, const struct host_call *call, struct claas_error *err);
-int host_inference_resume(struct host_instance *i, const struct host_call *call, struct claas_error *err);
+int host_inference_pause(struct host_instance *i, const struct claas_call *call, struct claas_error *err);
+int host_inference_resume(struct host_instance *i, const struct claas_call *call, struct claas_error *err);
 
 /* ---- text ----------------------------------------------------------------------------------------------------------- */
 
