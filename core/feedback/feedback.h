@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/* From a user's words to the next version of an adapter: the feedback transaction, synchronous. Also making an adapter,
+ * since that too asks the engine and commits.
+ *
+ * Any thread may call any function. Feedback on one adapter is worked off one at a time, in the order of arrival.
+ * The seam for jobs and journal: `phase` below is called at each border where a journal entry will be written, and a
+ * request already has an id under which its record is kept. */
+#ifndef FEEDBACK_FEEDBACK_H
+#define FEEDBACK_FEEDBACK_H
+
+#include "adapters/adapters.h"
+#include "serving/serving.h"
+#include "state/state.h"
+
+#include <cjson/cJSON.h>
+#include <claas/error.h>
+#include <claas/host.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct feedback;
+struct host_instance; /* core/host */
+
+struct feedback_options {             /* everything is borrowed and outlives the room; strings and JSON are copied */
+    struct host_instance *engine;     /* null: every request is UNAVAILABLE ("no engine configured") */
+    struct host_instance *text;       /* the instance with the text table; null: the engine's */
+    struct adapters *adapters;
+    struct state *state;
+    struct serving *serving;
+    const char *engine_name;          /* for log entries: "cpu" */
+    const char *model_name;           /* public name of the base; "" or null: what the plugin says */
+    const char *const *allowed_bases; /* further names that init accepts as base_model, null-terminated; may be null */
+    const cJSON *training;            /* object: configured defaults of a step; null: the engine's own */
+    uint32_t lock_timeout_ms;         /* wait for an adapter's turn; 0: 120 s */
+};
+
+/* Checks the configured training defaults against the engine's table: INVALID with all violations. */
+int feedback_open(const struct feedback_options *options, struct feedback **out, struct claas_error *err);
+/* No request may be in progress. Null is fine. */
+void feedback_close(struct feedback *f);
+
+enum feedback_phase {
+    FEEDBACK_VALIDATE, /* nothing is recorded yet: a refusal here leaves no record */
+    FEEDBACK_LOCK,     /* waits for the adapter's turn */
+    FEEDBACK_SLEEP,    /* serving gives the device up; nothing to do where engine and inference are one instance */
+    FEEDBACK_DISTILL,  /* the engine makes the step */
+    FEEDBACK_SAVE,     /* the version is committed */
+    FEEDBACK_WAKE,     /* serving loads it and moves on */
+    FEEDBACK_DONE,
+};
+const char *feedback_phase_name(enum feedback_phase phase); /* "validate", "lock", … */
+
+struct feedback_item {
+    const char *lora_id;
+    const char *completion_id;        /* the answer meant; null: it is found by prompt and response */
+    const char *prompt;               /* as the client sent it; kept in the record */
+    const char *response;             /* visible answer; its normal form's hash is the key */
+    const char *feedback;
+    const cJSON *training;            /* object or null */
+};
+
+struct feedback_request {
+    const struct feedback_item *items;
+    size_t n_items;
+    const char *owner;                /* null or "": nobody's */
+    const cJSON *items_json;          /* the items as received, for the record; null: made from the items */
+    const struct claas_call *call;    /* deadline, cancellation, progress; null: none */
+    void (*phase)(void *ctx, enum feedback_phase phase); /* may be null; called in the caller's thread */
+    void *ctx;
+};
+
+struct feedback_timing {              /* milliseconds, measured */
+    int64_t sleep, distill, save, wake, logprobs, total;
+};
+
+struct feedback_result {              /* clear with feedback_result_clear */
+    char request_id[STATE_ID_CAP];    /* 32 hexadecimal digits; the id of the record */
+    char lora_id[ADAPTER_ID_CAP];     /* as written: aliases resolved */
+    uint64_t version_from, version_to;
+    struct claas_digest serve;        /* of the new version */
+    cJSON *metadata;                  /* object: the metrics, teacher_scored_texts, … */
+    cJSON *warnings;                  /* array of strings: settings nobody knows, a version not loaded yet; may be empty */
+    struct feedback_timing timing;
+    int slept, woke;                  /* serving was paused and resumed around the step */
+    int serves;                       /* the new version answers now; 0: not loaded, the old one answers, tried again */
+    int recorded;                     /* the record was written */
+    size_t batch_size;
+};
+void feedback_result_clear(struct feedback_result *r);
+
+/* Errors: INVALID (422; 400 where feedback_is_mixed); NOT_FOUND: no such adapter (what "lora_id") or no such answer
+ * (what "completion_id", or "response" with the first 16 hexadecimal digits of the key in the message); CONFLICT: the adapter's
+ * turn did not come, or others kept committing; UNAVAILABLE: no engine. Errors after validation begin with the phase
+ * ("distill: …") and leave a record with status "error".
+ * Rules of finding by hash: the newest answer of the adapter with that hash, else of the base. By completion id: an answer
+ * of this adapter or of the base; one of another adapter is INVALID.
+ * Settings: the engine's table, and of the core itself steps_per_batch (1 to 64, default 1: so many updates on the batch in one
+ * call of the engine) and train_end_token (default true; the core's as long as the engine has none of that name).
+ * Unknown names are ignored with a warning. */
+int feedback_run(struct feedback *f, const struct feedback_request *r, struct feedback_result *out,
+                 struct claas_error *err);
+
+/* 1 if this INVALID says that items of one batch differ in lora_id or training: status 400 in the HTTP contract. */
+int feedback_is_mixed(const struct claas_error *err);
+
+/* ---- making an adapter ------------------------------------------------------------------------------------------------- */
+
+struct feedback_create {
+    const char *lora_id;              /* -latest, -init and @n are stripped */
+    const char *base_model;           /* null or "": the served one */
+    const cJSON *spec;                /* object with the engine's creation options: lora_r, lora_alpha, target_modules …;
+                                       * unknown names are ignored with a warning */
+    const char *owner;
+    const struct claas_call *call;
+};
+struct feedback_created {
+    char lora_id[ADAPTER_ID_CAP];
+    uint64_t version;
+    struct claas_digest serve;
+    int serves;                       /* loaded and answering */
+};
+/* Makes version n+1 of kind create: of an id that lives already, too (its history stays, rollback leads back).
+ * FORBIDDEN, what "base_model": not the served base nor an allowed name (the message lists them). INVALID: all bad
+ * options in one message. */
+int feedback_create(struct feedback *f, const struct feedback_create *r, struct feedback_created *out,
+                    struct claas_error *err);
+
+#endif
