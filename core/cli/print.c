@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "cli/print.h"
+
+#include "base/json.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PRINT_COLUMNS = 12, PRINT_CELL = 160 };
+
+/* One line of text for a scalar; objects and lists as JSON. */
+static void print_scalar(const cJSON *value, char *out, size_t cap)
+{
+    char *json = NULL;
+    if (!value || cJSON_IsNull(value)) {
+        (void)snprintf(out, cap, "-");
+    } else if (cJSON_IsString(value)) {
+        (void)snprintf(out, cap, "%s", value->valuestring);
+    } else if (cJSON_IsNumber(value)) {
+        double v = value->valuedouble;
+        (void)snprintf(out, cap, floor(v) == v && fabs(v) < 1e15 ? "%.0f" : "%.6g", v);
+    } else if (cJSON_IsBool(value)) {
+        (void)snprintf(out, cap, "%s", cJSON_IsTrue(value) ? "yes" : "no");
+    } else {
+        json = json_print(value);
+        (void)snprintf(out, cap, "%s", json ? json : "…");
+    }
+    free(json);
+    for (char *p = out; *p; p++) {
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) {
+            *p = ' '; /* a terminal must not be steered by what a model said */
+        }
+    }
+}
+
+void print_object(const cJSON *object, int indent, FILE *to)
+{
+    const cJSON *it;
+    cJSON_ArrayForEach(it, object)
+    {
+        if (cJSON_IsObject(it)) {
+            (void)fprintf(to, "%*s%s:\n", indent, "", it->string ? it->string : "-");
+            print_object(it, indent + 2, to);
+            continue;
+        }
+        size_t cap = cJSON_IsString(it) ? strlen(it->valuestring) + 1 : 4096;
+        char *text = malloc(cap);
+        if (text) {
+            print_scalar(it, text, cap);
+            (void)fprintf(to, "%*s%s: %s\n", indent, "", it->string ? it->string : "-", text);
+        }
+        free(text);
+    }
+}
+
+static const cJSON *print_member(const cJSON *element, const char *path)
+{
+    const char *dot = strchr(path, '.');
+    if (!dot) {
+        return json_get(element, path);
+    }
+    char first[64];
+    (void)snprintf(first, sizeof first, "%.*s", (int)(dot - path), path);
+    return print_member(json_get(element, first), dot + 1);
+}
+
+static void print_widths(const cJSON *list, const char *const *columns, size_t *widths)
+{
+    char cell[PRINT_CELL];
+    for (size_t i = 0; columns[i]; i++) {
+        widths[i] = strlen(columns[i]);
+        const cJSON *it;
+        cJSON_ArrayForEach(it, list)
+        {
+            print_scalar(print_member(it, columns[i]), cell, sizeof cell);
+            widths[i] = strlen(cell) > widths[i] ? strlen(cell) : widths[i];
+        }
+    }
+}
+
+void print_table(const cJSON *list, const char *const *columns, FILE *to)
+{
+    char cell[PRINT_CELL];
+    size_t widths[PRINT_COLUMNS] = { 0 };
+    const cJSON *it;
+    if (cJSON_IsObject(cJSON_GetArrayItem(list, 0))) {
+        print_widths(list, columns, widths);
+        for (size_t i = 0; columns[i]; i++) {
+            (void)fprintf(to, "%-*s%s", columns[i + 1] ? (int)widths[i] : 0, columns[i], columns[i + 1] ? "  " : "\n");
+        }
+    }
+    cJSON_ArrayForEach(it, list)
+    {
+        if (!cJSON_IsObject(it)) {
+            print_scalar(it, cell, sizeof cell);
+            (void)fprintf(to, "%s\n", cell);
+            continue;
+        }
+        for (size_t i = 0; columns[i]; i++) {
+            print_scalar(print_member(it, columns[i]), cell, sizeof cell);
+            (void)fprintf(to, "%-*s%s", columns[i + 1] ? (int)widths[i] : 0, cell, columns[i + 1] ? "  " : "\n");
+        }
+    }
+}

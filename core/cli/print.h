@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* JSON answers for people: an object as lines, a list as columns. */
+#ifndef CLI_PRINT_H
+#define CLI_PRINT_H
+
+#include <cjson/cJSON.h>
+
+#include <stdio.h>
+
+/* "name: value" for every member; nested objects are indented, control characters made harmless. */
+void print_object(const cJSON *object, int indent, FILE *to);
+
+/* One line for each element of `list`: the members `columns` (null-terminated) side by side under a heading, or the
+ * element itself when it is a text. */
+void print_table(const cJSON *list, const char *const *columns, FILE *to);
+
+#endif
