@@ -29,4 +29,7 @@ void host_call_cancel(struct host_call *call);
 /* 0 while it may go on, else CLAAS_ERR_CANCELLED or CLAAS_ERR_TIMEOUT with a message. Null: always 0. */
 int host_call_check(const struct host_call *call, struct claas_error *err);
 
+/* The same for any token: one that is not ours does not tell lateness from cancelling, and counts as cancelled. */
+int host_call_check_abi(const struct claas_call *call, struct claas_error *err);
+
 #endif

@@ -121,7 +121,7 @@ int host_storage_list(struct host_instance *i, const char *prefix, const char *a
                       const struct claas_call *call, struct claas_error *err);
 int host_storage_remove(struct host_instance *i, const char *const *keys, uint32_t n, const struct claas_call *call,
                         struct claas_error *err);
-/* Optional in a plugin: UNSUPPORTED tells the caller to use get and put. Do not take the serial lock: [quick]. */
+/* [quick] Optional in a plugin: UNSUPPORTED tells the caller to use get and put. */
 int host_storage_path(struct host_instance *i, const char *key, char *buf, size_t cap, struct claas_error *err);
 int host_storage_spool(struct host_instance *i, char *buf, size_t cap, struct claas_error *err);
 
@@ -178,8 +178,8 @@ struct host_ids {
 };
 void host_ids_clear(struct host_ids *ids);
 
-/* These append to *out, which is as before on failure. Ids are checked not to be negative, text to be valid UTF-8 up to
- * an incomplete end. At most 16 Mi ids or 64 MiB of text. */
+/* These append to *out, which is as before on failure. Ids are never negative. Text is what the ids spell: bytes that may
+ * begin or end within a character, or be no UTF-8 at all, since a model may say so. At most 16 Mi ids, 64 MiB of text. */
 int host_text_render(struct host_instance *i, const char *chat_json, uint32_t flags, struct host_ids *out,
                      struct claas_error *err);
 int host_text_encode(struct host_instance *i, const char *text, size_t n, uint32_t flags, struct host_ids *out,

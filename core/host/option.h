@@ -19,7 +19,7 @@ struct option_table {
     size_t n;
 };
 
-/* Copies a table whose rows are `stride` bytes apart (stride smaller than ours: missing members are zero; null: empty).
+/* Copies a table whose rows are `stride` bytes apart (null: empty).
  * Refused (INVALID, naming `owner` and the row): more than 256 rows, names that are not [a-z][a-z0-9_]* joined by dots
  * or occur twice, unknown types, missing help, a default that fails its own check, secrets with a default. */
 int option_table_copy(const struct claas_option *rows, uint32_t stride, const char *owner,

@@ -11,6 +11,10 @@
 extern "C" {
 #endif
 
+/* Levels of log(). */
+enum { CLAAS_LOG_ERROR, CLAAS_LOG_WARNING, CLAAS_LOG_INFO, CLAAS_LOG_DEBUG, CLAAS_LOG_TRACE };
+/* Kinds of metric(). */
+enum { CLAAS_METRIC_ADD, CLAAS_METRIC_SET };
 struct claas_call {                /* one call in progress; lives until the call returns (generate: until done) */
     uint32_t size, reserved0;
     uint32_t (*left_ms)(const struct claas_call *);   /* [cb] 0 = stop now (cancelled or late); look every second */
