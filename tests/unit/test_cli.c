@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "testing.h"
+
+#include "base/file.h"
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "cli/print.h"
+
+#include <string.h>
+
+/* Splits a line at blanks and parses it as the words behind the program's name. */
+static int parse(struct cli *c, const char *line)
+{
+    static char words[512];
+    static char *argv[64];
+    size_t n = 0;
+    (void)snprintf(words, sizeof words, "%s", line);
+    char *save = NULL;
+    for (char *w = strtok_r(words, " ", &save); w; w = strtok_r(NULL, " ", &save)) {
+        argv[n++] = w;
+    }
+    FILE *nowhere = fopen("/dev/null", "w");
+    int status = cli_parse(c, n, argv, nowhere);
+    (void)fclose(nowhere);
+    return status;
+}
+
+START_TEST(words_become_a_command)
+{
+    struct cli c;
+    ck_assert_int_eq(parse(&c, "--url http://x:1 adapter log a/b --limit 5 --json"), 0);
+    ck_assert_str_eq(c.command->name, "adapter log");
+    ck_assert_str_eq(c.url, "http://x:1");
+    ck_assert_str_eq(c.args[0], "a/b");
+    ck_assert_str_eq(cli_value(&c, "limit"), "5");
+    ck_assert_int_eq(c.json, 1);
+    ck_assert_int_eq(parse(&c, "chat --max-tokens=7 -- --not-an-option"), 0);
+    ck_assert_str_eq(c.args[0], "--not-an-option");
+    ck_assert_str_eq(cli_value(&c, "max-tokens"), "7");
+    ck_assert_ptr_null(cli_value(&c, "model"));
+    ck_assert_int_eq(parse(&c, "chat --no-stream hello"), 0);
+    ck_assert_ptr_nonnull(cli_value(&c, "no-stream"));
+}
+END_TEST
+
+START_TEST(wrong_usage_is_told)
+{
+    static const char *const lines[] = {
+        "", "dance", "adapter", "adapter dance", "adapter log", "adapter log a b", "chat --limit 3", "chat a b",
+        "adapter rollback a", "chat --max-tokens", "chat --no-stream=1 x", "-x", "--url",
+    };
+    struct cli c;
+    ck_assert_int_eq(parse(&c, lines[_i]), CLI_USAGE);
+}
+END_TEST
+
+START_TEST(help_runs_nothing)
+{
+    struct cli c;
+    ck_assert_int_eq(parse(&c, "adapter log --help"), 0);
+    ck_assert_ptr_null(c.command);
+}
+END_TEST
+
+START_TEST(settings_keep_their_type)
+{
+    cJSON *o = cJSON_CreateObject();
+    ck_assert_int_eq(cli_add_settings("alpha=0.25", o), 0);
+    ck_assert_int_eq(cli_add_settings("recompute=true", o), 0);
+    ck_assert_int_eq(cli_add_settings("mode=quick", o), 0);
+    ck_assert_int_eq(cli_add_settings("=1", o), CLI_USAGE);
+    ck_assert_int_eq(cli_add_settings("nothing", o), CLI_USAGE);
+    char *text = json_print(o);
+    ck_assert_str_eq(text, "{\"alpha\":0.25,\"recompute\":true,\"mode\":\"quick\"}");
+    free(text);
+    cJSON_Delete(o);
+}
+END_TEST
+
+START_TEST(paths_are_escaped)
+{
+    const char *const pairs[] = { "id", "a/b c&d", "limit", NULL, "after", "\xC3\xA9", NULL };
+    char *path = client_path("/v1/adapters", pairs);
+    ck_assert_str_eq(path, "/v1/adapters?id=a%2Fb%20c%26d&after=%C3%A9");
+    free(path);
+}
+END_TEST
+
+START_TEST(an_unreachable_daemon_is_exit_7)
+{
+    struct cli c;
+    struct claas_error err = ERR_INIT;
+    cJSON *answer = NULL;
+    ck_assert_int_eq(parse(&c, "--url http://127.0.0.1:1 health"), 0);
+    int rc = client_call(&c, "GET", "/v1/health", NULL, &answer, &err);
+    ck_failed(rc, CLAAS_ERR_UNAVAILABLE, err);
+    ck_assert_int_eq(client_exit_status(&err), CLI_UNREACHABLE);
+}
+END_TEST
+
+START_TEST(tables_line_up_and_tame_control_characters)
+{
+    static const char *const columns[] = { "id", "m.loss", NULL };
+    cJSON *list = cJSON_Parse("[{\"id\":\"a\\u001b[31m\",\"m\":{\"loss\":0.5}},{\"id\":\"bb\",\"m\":{}}]");
+    char *out = NULL;
+    size_t n = 0;
+    FILE *to = open_memstream(&out, &n);
+    print_table(list, columns, to);
+    (void)fclose(to);
+    ck_assert_str_eq(out, "id      m.loss\na [31m  0.5\nbb      -\n");
+    free(out);
+    cJSON_Delete(list);
+}
+END_TEST
+
+/* The page knows every command and every option, and no others. */
+START_TEST(the_page_tells_every_command)
+{
+    struct claas_error err = ERR_INIT;
+    struct buf page = BUF_INIT;
+    char *path = path_join(getenv("abs_top_srcdir"), "man/claas.1");
+    ck_ok(file_read(path, 1 << 20, &page, &err), err);
+    size_t n = 0;
+    for (const struct cli_command *it = cli_commands; it->name; it++, n++) {
+        char line[128];
+        (void)snprintf(line, sizeof line, ".It Ic %s", it->name);
+        ck_assert_msg(strstr(page.data, line) != NULL, "the page lacks the command '%s'", it->name);
+        for (const struct cli_option *o = it->options; o->name; o++) {
+            (void)snprintf(line, sizeof line, "Fl Fl %s", o->name);
+            ck_assert_msg(strstr(page.data, line) != NULL, "the page lacks the option '--%s'", o->name);
+        }
+    }
+    size_t on_page = 0;
+    for (const char *p = page.data; (p = strstr(p, "\n.It Ic ")) != NULL; p++) {
+        on_page++;
+    }
+    ck_assert_uint_eq(on_page, n);
+    buf_clear(&page);
+    free(path);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("cli");
+    TCase *t = tcase_create("cli");
+    tcase_add_test(t, words_become_a_command);
+    tcase_add_loop_test(t, wrong_usage_is_told, 0, 13);
+    tcase_add_test(t, help_runs_nothing);
+    tcase_add_test(t, settings_keep_their_type);
+    tcase_add_test(t, paths_are_escaped);
+    tcase_add_test(t, an_unreachable_daemon_is_exit_7);
+    tcase_add_test(t, tables_line_up_and_tame_control_characters);
+    tcase_add_test(t, the_page_tells_every_command);
+    suite_add_tcase(s, t);
+    return s;
+}
+
+int main(void)
+{
+    return test_main(suite());
+}
