@@ -13,7 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct config_node; /* a piece of YAML with its position */
+struct config_node;   /* a piece of YAML with its position */
+struct config_origin; /* where it came from */
 
 /* A section with keys that are not the core's own. */
 struct config_section {
@@ -58,14 +59,15 @@ struct config {
         int64_t default_tokens;     /* max_tokens when a request names none */
         int64_t batch_items;        /* feedback items in one request */
         int64_t lock_timeout_ms;    /* waiting for the adapter's turn */
+        int64_t drain_timeout_ms;   /* waiting for answers to end before inference is paused */
         int64_t request_timeout_ms; /* chat, score */
         int64_t train_timeout_ms;   /* one step */
         int64_t idle_timeout_ms;    /* a silent connection */
     } limits;
     struct option_values values; /* all of the core's keys, by config_table() */
-    struct config_node *root;    /* owned */
-    char *text;                  /* owned: parts of listen */
-    char *copy;                  /* owned: file */
+    struct config_node *root;      /* owned */
+    struct config_origin *origins; /* owned: files the nodes came from */
+    char *text;                    /* owned: parts of listen */
 };
 
 /* All keys of the core with type, default, bounds and help: the truth for the sample file and the page. Names of nested
@@ -94,6 +96,9 @@ void config_free(struct config *config);
  * left out. A section that is not there gives the defaults. */
 int config_section_values(const struct config *config, const struct config_section *section,
                           const struct option_table *table, struct option_values *out, struct claas_error *err);
+
+/* 1 if the engine's own instance answers: inference is left out, or names the same plugin without options of its own. */
+int config_inference_is_engine(const struct config *config);
 
 /* Puts "FILE:LINE:COLUMN: " of `key` in the section (of the section itself when key is "" or not there) before the
  * message: for refusals that came later, such as a plugin that is not there or its own check. Returns the code. */
