@@ -97,6 +97,7 @@ lint_shell()
 suite "$build" "make check"
 stage "demo" "$root/conf/demo.sh" "$build" "$CLAAS_TEST_MODEL"
 stage "shellcheck" lint_shell
+stage "install, plugin by pkg-config, uninstall" "$root/tests/e2e/install.sh" "$build"
 stage "distcheck" make -C "$build" -j"$jobs" distcheck DISTCHECK_CONFIGURE_FLAGS=
 stage "sanitized build" sanitized
 if [ -f "$build/sanitized/Makefile" ]; then
