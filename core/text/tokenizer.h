@@ -52,13 +52,15 @@ struct tokenizer_spec {
     int nfc;                         /* 1, 0, or -1: as is usual for `pre` */
     int32_t bos;                     /* -1: none, as for the next two */
     int32_t eos;
-    int32_t unk;                     /* what a symbol missing from the vocabulary becomes; -1: nothing */
+    int32_t unk;                     /* what a byte missing from the vocabulary becomes; -1: nothing. Not GGUF's
+                                      * unknown_token_id: byte-level models leave such bytes out */
 };
 
 struct tokenizer;
 
 /* Makes a tokenizer. UNSUPPORTED: unknown `pre` (the message names it) or a vocabulary that is not byte-level.
- * INVALID: ids out of range, a merge of pieces that are no tokens, a spelling that is no byte symbols or no UTF-8. */
+ * INVALID: ids out of range, a merge whose parts or result are no tokens, a spelling that is not UTF-8. A normal token
+ * that is not spelled in byte symbols is kept for decoding, but text never becomes it. */
 int tokenizer_new(const struct tokenizer_spec *spec, struct tokenizer **out, struct claas_error *err);
 
 /* Reads a Hugging Face tokenizer.json: BPE, byte-level; both spellings of merges, added tokens with their flags,
