@@ -17,7 +17,6 @@ struct unit {
     double factor;
 };
 
-/* Largest first within a family, so that spelling picks the shortest exact form. */
 static const struct unit byte_units[] = {
     { "TiB", 1099511627776.0 }, { "GiB", 1073741824.0 }, { "MiB", 1048576.0 }, { "KiB", 1024.0 },
     { "TB", 1e12 }, { "GB", 1e9 }, { "MB", 1e6 }, { "kB", 1e3 }, { "B", 1.0 }, { NULL, 0 },
@@ -66,16 +65,17 @@ int option_bounded(const struct claas_option *row)
     return row->min <= row->max && (row->min < 0 || row->max > 0 || row->min > 0);
 }
 
-/* Spells a number with the largest unit that divides it. */
+/* Spells a number with the unit that makes it smallest without a fraction. */
 static void option_spell_units(const struct unit *units, double number, char *out, size_t cap)
 {
+    const struct unit none = { "", 1.0 };
+    const struct unit *best = &none;
     for (; number != 0 && units->name; units++) {
-        if (fmod(number, units->factor) == 0) {
-            (void)snprintf(out, cap, "%.0f%s", number / units->factor, units->name);
-            return;
+        if (fmod(number, units->factor) == 0 && units->factor > best->factor) {
+            best = units;
         }
     }
-    (void)snprintf(out, cap, "%.0f", number);
+    (void)snprintf(out, cap, "%.0f%s", number / best->factor, best->name);
 }
 
 static void option_spell_number(const struct claas_option *row, double number, char *out, size_t cap)
