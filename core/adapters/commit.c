@@ -444,7 +444,7 @@ static int delete_traces(struct adapters *a, const char *id, const struct claas_
     if (rc == 0 && end && end->kind != ADAPTER_DELETE) {
         rc = marker_set(a, id, call, err);
     }
-    adapter_entry_unref(rc ? NULL : end);
+    adapter_entry_unref(end);
     return rc;
 }
 

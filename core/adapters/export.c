@@ -25,7 +25,7 @@ static int zip_fail(zip_t *zip, const char *label, struct claas_error *err)
     return rc;
 }
 
-static int zip_add(zip_t *zip, struct adapter_version *v, const struct claas_file *f, struct claas_error *err)
+static int zip_put(zip_t *zip, struct adapter_version *v, const struct claas_file *f, struct claas_error *err)
 {
     const char *path = NULL;
     struct claas_error local = ERR_INIT;
@@ -78,7 +78,7 @@ static int zip_write(struct adapter_version *v, const char *path, const struct c
     int rc = 0;
     struct exporting e = { call };
     for (uint32_t i = 0; rc == 0 && i < v->abi.n_files; i++) {
-        rc = zip_add(zip, v, v->abi.files[i], err);
+        rc = zip_put(zip, v, v->abi.files[i], err);
     }
     if (rc == 0 && zip_register_cancel_callback_with_state(zip, export_cancelled, NULL, &e)) {
         rc = zip_fail(zip, v->label, err);
