@@ -9,6 +9,7 @@
 #define FEEDBACK_FEEDBACK_H
 
 #include "adapters/adapters.h"
+#include "host/option.h"
 #include "serving/serving.h"
 #include "state/state.h"
 
@@ -22,7 +23,7 @@
 struct feedback;
 struct host_instance; /* core/host */
 
-struct feedback_options {             /* everything is borrowed and outlives the room; strings and JSON are copied */
+struct feedback_options {             /* everything is borrowed and outlives the room; strings are copied */
     struct host_instance *engine;     /* null: every request is UNAVAILABLE ("no engine configured") */
     struct host_instance *text;       /* the instance with the text table; null: the engine's */
     struct adapters *adapters;
@@ -31,19 +32,24 @@ struct feedback_options {             /* everything is borrowed and outlives the
     const char *engine_name;          /* for log entries: "cpu" */
     const char *model_name;           /* public name of the base; "" or null: what the plugin says */
     const char *const *allowed_bases; /* further names that init accepts as base_model, null-terminated; may be null */
-    const cJSON *training;            /* object: configured defaults of a step; null: the engine's own */
-    uint32_t lock_timeout_ms;         /* wait for an adapter's turn; 0: 120 s */
+    const struct option_values *training; /* configured defaults of a step, by a table from feedback_table; null: the tables' */
+    struct host_instance *pause;      /* inference that gives the device up around a step; null: none does */
+    uint32_t lock_timeout_ms;         /* longest wait for an adapter's turn; 0: none */
 };
 
-/* Checks the configured training defaults against the engine's table: INVALID with all violations. */
+/* The settings of a step: the engine's table, in its order, and behind it the core's own rows (steps_per_batch,
+ * train_end_token) unless the engine has rows of these names. For the `training:` section of the configuration. Null engine:
+ * the core's rows only. Free with option_table_clear. */
+int feedback_table(struct host_instance *engine, struct option_table *out, struct claas_error *err);
+
 int feedback_open(const struct feedback_options *options, struct feedback **out, struct claas_error *err);
 /* No request may be in progress. Null is fine. */
 void feedback_close(struct feedback *f);
 
 enum feedback_phase {
-    FEEDBACK_VALIDATE, /* nothing is recorded yet: a refusal here leaves no record */
+    FEEDBACK_VALIDATE, /* a refusal here and in the next phase leaves no record */
     FEEDBACK_LOCK,     /* waits for the adapter's turn */
-    FEEDBACK_SLEEP,    /* serving gives the device up; nothing to do where engine and inference are one instance */
+    FEEDBACK_SLEEP,    /* inference gives the device up, where it is told to */
     FEEDBACK_DISTILL,  /* the engine makes the step */
     FEEDBACK_SAVE,     /* the version is committed */
     FEEDBACK_WAKE,     /* serving loads it and moves on */
@@ -66,12 +72,14 @@ struct feedback_request {
     const char *owner;                /* null or "": nobody's */
     const cJSON *items_json;          /* the items as received, for the record; null: made from the items */
     const struct claas_call *call;    /* deadline, cancellation, progress; null: none */
+    int no_pause;                     /* leave inference alone around the step */
     void (*phase)(void *ctx, enum feedback_phase phase); /* may be null; called in the caller's thread */
     void *ctx;
 };
 
 struct feedback_timing {              /* milliseconds, measured */
-    int64_t sleep, distill, save, wake, logprobs, total;
+    int64_t sleep, distill, save, wake, total;
+    int64_t logprobs;                 /* finding the stored answers and rendering what the teacher reads */
 };
 
 struct feedback_result {              /* clear with feedback_result_clear */
@@ -91,12 +99,12 @@ void feedback_result_clear(struct feedback_result *r);
 
 /* Errors: INVALID (422; 400 where feedback_is_mixed); NOT_FOUND: no such adapter (what "lora_id") or no such answer
  * (what "completion_id", or "response" with the first 16 hexadecimal digits of the key in the message); CONFLICT: the adapter's
- * turn did not come, or others kept committing; UNAVAILABLE: no engine. Errors after validation begin with the phase
- * ("distill: …") and leave a record with status "error".
+ * turn did not come, or others kept committing; UNAVAILABLE: no engine. Errors after the turn has come begin with the
+ * phase ("distill: …") and leave a record with status "error".
  * Rules of finding by hash: the newest answer of the adapter with that hash, else of the base. By completion id: an answer
  * of this adapter or of the base; one of another adapter is INVALID.
  * Settings: the engine's table, and of the core itself steps_per_batch (1 to 64, default 1: so many updates on the batch in one
- * call of the engine) and train_end_token (default true; the core's as long as the engine has none of that name).
+ * call of the engine) and train_end_token (default true).
  * Unknown names are ignored with a warning. */
 int feedback_run(struct feedback *f, const struct feedback_request *r, struct feedback_result *out,
                  struct claas_error *err);
@@ -104,13 +112,13 @@ int feedback_run(struct feedback *f, const struct feedback_request *r, struct fe
 /* 1 if this INVALID says that items of one batch differ in lora_id or training: status 400 in the HTTP contract. */
 int feedback_is_mixed(const struct claas_error *err);
 
-/* ---- making an adapter ------------------------------------------------------------------------------------------------- */
+/* ---- making an adapter ----------------------------------------------------------------------- */
 
 struct feedback_create {
     const char *lora_id;              /* -latest, -init and @n are stripped */
     const char *base_model;           /* null or "": the served one */
     const cJSON *spec;                /* object with the engine's creation options: lora_r, lora_alpha, target_modules …;
-                                       * unknown names are ignored with a warning */
+                                       * unknown names are ignored */
     const char *owner;
     const struct claas_call *call;
 };

@@ -27,7 +27,10 @@ struct serving_options {              /* everything is borrowed and outlives the
     const char *default_model;        /* what an empty model name means; "" or null: the base */
     const char *model_name;           /* public name of the base; "" or null: what the plugin's model() says */
     uint32_t max_tokens;              /* bound of an answer's length; 0: the room left in the context */
+    uint32_t default_tokens;          /* length where a request names none; 0: as much as may be */
+    uint32_t prompt_tokens;           /* bound of a prompt; 0: the context */
     uint32_t keep_loaded;             /* versions that stay loaded though nothing names them; 0: 4 */
+    uint32_t retry_ms;                /* first wait before a version that failed to load is tried again; 0: 1000 */
 };
 
 int serving_open(const struct serving_options *options, struct serving **out, struct claas_error *err);
@@ -37,10 +40,10 @@ void serving_close(struct serving *s);
 /* Public name of the base, "" if unknown; valid until close. */
 const char *serving_model_name(const struct serving *s);
 
-/* ---- answering ------------------------------------------------------------------------------------------------------- */
+/* ---- answering ------------------------------------------------------------------------------- */
 
 struct serving_params {               /* start from serving_params_default() */
-    int64_t max_tokens;               /* < 0: the room left, within the bound; more than the room counts as the room */
+    int64_t max_tokens;               /* < 0: the default; more than the bound or the room left counts as those */
     double temperature, top_p, min_p; /* 1, 1, 0 */
     double repetition, presence, frequency; /* 1, 0, 0 */
     int64_t top_k;                    /* 0 or -1: off */
@@ -113,7 +116,7 @@ int serving_chat(struct serving *s, const struct serving_request *r, struct serv
 int serving_complete(struct serving *s, const struct serving_request *r, struct serving_answer *out,
                      struct claas_error *err);
 
-/* ---- scoring ----------------------------------------------------------------------------------------------------------- */
+/* ---- scoring --------------------------------------------------------------------------------- */
 
 struct serving_score_request {
     const char *model, *owner;
@@ -142,13 +145,13 @@ int serving_score(struct serving *s, const struct serving_score_request *r, stru
                   struct claas_error *err);
 void serving_score_clear(struct serving_score *out);
 
-/* ---- text ---------------------------------------------------------------------------------------------------------------- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 /* Appends the text of one token (special tokens spelled out): for `token` and `bytes` of log-probabilities. */
 struct buf;
 int serving_token_text(struct serving *s, int32_t id, struct buf *out, struct claas_error *err);
 
-/* ---- models, versions, health ---------------------------------------------------------------------------------------------- */
+/* ---- models, versions, health ---------------------------------------------------------------- */
 
 struct serving_model {
     char id[ADAPTER_ID_CAP];          /* the base's name, then adapter ids and aliases */

@@ -35,7 +35,7 @@ void state_close(struct state *s);
 /* A fresh completion id: prefix ("chatcmpl-" or "cmpl-"), the host's tag, random hexadecimal digits. */
 int state_completion_id(const struct state *s, const char *prefix, char out[STATE_ID_CAP], struct claas_error *err);
 
-/* ---- rollouts ------------------------------------------------------------------------------------------------------ */
+/* ---- rollouts -------------------------------------------------------------------------------- */
 
 struct state_rollout {
     const char *id;            /* completion id */
@@ -85,7 +85,7 @@ void state_rollouts_clear(struct state_rollouts *list);
 /* For good, also out of feedback records. NOT_FOUND if there is none. */
 int state_rollout_delete(struct state *s, const char *id, const char *owner, struct claas_error *err);
 
-/* ---- feedback records ---------------------------------------------------------------------------------------------- */
+/* ---- feedback records ------------------------------------------------------------------------ */
 
 struct state_feedback {
     const char *id;            /* request id, 32 hexadecimal digits */
