@@ -37,13 +37,14 @@ struct gguf_tensor {
 };
 
 struct gguf {
-    const char *path; /* for messages; owned */
+    char *path; /* for messages: the end of a long one */
     struct file_map map;
     size_t header_bytes; /* magic, metadata and tensor table: what an identity hashes */
-    struct gguf_value *values;
+    struct gguf_value *values; /* by key */
     size_t n_values;
-    struct gguf_tensor *tensors;
+    struct gguf_tensor *tensors; /* in the order of the file */
     size_t n_tensors;
+    const struct gguf_tensor **by_name;
 };
 
 /* CORRUPT with file, key or tensor and reason when any rule of the format is broken; UNSUPPORTED for another version. */

@@ -1,29 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* AdamW's moments beside an adapter: optimizer.safetensors, F32, one pair of tensors for each tensor of the adapter,
- * "exp_avg.<name>" and "exp_avg_sq.<name>", and the number of updates in the metadata. */
+/* AdamW's moments beside an adapter: optimizer.safetensors, F32, "exp_avg.NAME" and "exp_avg_sq.NAME" for each tensor
+ * NAME of the adapter, the format and the number of updates in the metadata. */
 #ifndef LOCAL_MOMENTS_H
 #define LOCAL_MOMENTS_H
 
-#include "peft.h"
+#include "plugins/local/lora.h"
+#include "plugins/local/optim.h"
 
 #include <claas/adapter.h>
 #include <claas/error.h>
 
 #define MOMENTS_FILE "optimizer.safetensors"
+#define MOMENTS_FORMAT "claas-adamw/1"
 
-/* Two adapters' worth of numbers, laid out as peft_adapter's pairs, and how many updates made them. */
-struct moments {
-    struct peft_adapter *mean;
-    struct peft_adapter *var;
-    uint64_t updates;
-};
+/* Writes the file to out with role TRAIN, in pieces. */
+int moments_write(const struct lora *lora, const struct optim *o, struct claas_out *out, struct claas_error *err);
 
-/* Calls out->write with role TRAIN, in pieces. */
-int moments_write(const struct moments *m, const struct model_geometry *g, struct claas_out *out,
-                  struct claas_error *err);
-/* Reads what belongs to an adapter of this form. Refused: another form, NaN, infinity, a negative second moment. */
-int moments_read(const char *path, const struct model_geometry *g, const struct peft_spec *spec, struct moments *out,
-                 struct claas_error *err);
-void moments_clear(struct moments *m);
+/* Reads the moments of this adapter. Refused: another format (UNSUPPORTED), tensors that do not fit the adapter, NaN,
+ * infinity, a negative second moment (INVALID), a broken file (CORRUPT). */
+int moments_read(const struct lora *lora, const char *path, struct optim **out, struct claas_error *err);
 
 #endif

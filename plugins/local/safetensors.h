@@ -30,8 +30,9 @@ struct safetensors_pair {
 };
 
 struct safetensors {
-    char *path; /* for messages */
+    char *path; /* for messages: the end of a long one */
     struct file_map map;
+    size_t header_bytes; /* length field included */
     struct safetensors_entry *entries; /* by name */
     size_t n_entries;
     struct safetensors_pair *metadata; /* __metadata__ */
@@ -43,6 +44,13 @@ int safetensors_open(const char *path, struct safetensors **out, struct claas_er
 void safetensors_close(struct safetensors *s); /* null is fine */
 const struct safetensors_entry *safetensors_find(const struct safetensors *s, const char *name);
 const char *safetensors_metadata(const struct safetensors *s, const char *key); /* null when absent */
+
+/* All numbers of an entry as floats (F32, F16, BF16, F64; others UNSUPPORTED), out has room for them. */
+int safetensors_floats(const struct safetensors *s, const struct safetensors_entry *e, float *out,
+                       struct claas_error *err);
+/* INVALID, with file, tensor and position, when one of its numbers is NaN or infinite. */
+int safetensors_finite(const struct safetensors *s, const struct safetensors_entry *e, const float *values,
+                       struct claas_error *err);
 
 /* A tensor about to be written: F32, rank 2. */
 struct safetensors_plan {
