@@ -327,6 +327,9 @@ static int config_read(struct config *config, const char *text, size_t n, const 
     if (rc != 0) {
         return rc;
     }
+    if (node_is_nothing(config->root)) {
+        config->root->kind = NODE_MAP;
+    }
     if (config->root->kind != NODE_MAP) {
         return node_refuse(&config->root->place, "", err, "expected keys such as listen: 127.0.0.1:8080");
     }

@@ -240,33 +240,39 @@ static int walk_below(struct walk *w, const struct node_member *member, const ch
     return walk_map(w, member->value, prefix);
 }
 
+/* 1 if prefix ("engine.") is a section whose other keys somebody else checks. */
+static int in_open_section(const struct walk *w, const char *prefix)
+{
+    char name[NAME_CAP];
+    size_t n = strlen(prefix);
+    if (n == 0 || n >= sizeof name) {
+        return 0;
+    }
+    memcpy(name, prefix, n - 1);
+    name[n - 1] = '\0';
+    return listed(w->request->open, name);
+}
+
 static int walk_member(struct walk *w, const struct node_member *member, const char *prefix)
 {
     const struct values_request *request = w->request;
     char name[NAME_CAP];
     int env = 0;
-    int section = prefix[0] != '\0';
-    size_t n = strlen(prefix);
-    int open = section && request->open && n < NAME_CAP;
-    if (snprintf(name, sizeof name, "%s%s", prefix, member->key) >= NAME_CAP || strchr(member->key, '.')) {
-        return refuse_unknown(w, member, prefix);
-    }
-    int i = option_find(request->table, name);
-    int secret = i < 0 ? secret_find(request->table, name, &env) : -1;
+    int top = prefix[0] == '\0';
+    /* A key with a dot in it must not pass for the nested one. */
+    int fits = snprintf(name, sizeof name, "%s%s", prefix, member->key) < NAME_CAP && !strchr(member->key, '.');
+    int i = fits ? option_find(request->table, name) : -1;
     if (i >= 0) {
         return put_node(w, (size_t)i, member->value);
     }
-    if (secret >= 0) {
-        return put_secret(w, (size_t)secret, env, member->value);
+    i = fits ? secret_find(request->table, name, &env) : -1;
+    if (i >= 0) {
+        return put_secret(w, (size_t)i, env, member->value);
     }
-    if (has_below(request->table, name) || (!section && listed(request->open, name))) {
+    if (fits && (has_below(request->table, name) || (top && listed(request->open, name)))) {
         return walk_below(w, member, name);
     }
-    if (open) {
-        name[n - 1] = '\0';
-        open = listed(request->open, name);
-    }
-    if (open || (!section && listed(request->skip, member->key))) {
+    if (in_open_section(w, prefix) || (top && listed(request->skip, member->key))) {
         return 0;
     }
     return refuse_unknown(w, member, prefix);
