@@ -9,8 +9,6 @@
 #include "base/utf8.h"
 #include "text/unicode.h"
 
-#include <utf8proc.h>
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -127,29 +125,6 @@ static size_t spaces_behind(const char *s, size_t n, size_t at)
         at += len;
     }
     return at;
-}
-
-int text_nfc(const char *s, size_t n, const char **out, size_t *out_n, char **owned, struct claas_error *err)
-{
-    size_t ascii = 0;
-    while (ascii < n && (unsigned char)s[ascii] < 0x80) {
-        ascii++;
-    }
-    if (ascii == n) {
-        *out = s;
-        *out_n = n;
-        return 0;
-    }
-    utf8proc_uint8_t *mapped = NULL;
-    utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &mapped,
-                                        UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (len < 0) {
-        return err_set(err, CLAAS_ERR_INTERNAL, "text", "cannot normalise text: %s", utf8proc_errmsg(len));
-    }
-    *owned = (char *)mapped;
-    *out = *owned;
-    *out_n = (size_t)len;
-    return 0;
 }
 
 /* One call of tokenizer_encode. */

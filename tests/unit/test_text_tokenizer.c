@@ -287,6 +287,30 @@ START_TEST(text_must_be_utf8)
 }
 END_TEST
 
+/* Ids of both texts under qwen2's rules, which normalise. */
+static void check_same_ids(const char *a, const char *b, int same)
+{
+    struct tokenizer *tok = load("qwen2");
+    struct claas_error err = ERR_INIT;
+    struct token_list x = TOKEN_LIST_INIT;
+    struct token_list y = TOKEN_LIST_INIT;
+    ck_ok(tokenizer_encode(tok, a, strlen(a), 0, &x, &err), err);
+    ck_ok(tokenizer_encode(tok, b, strlen(b), 0, &y, &err), err);
+    ck_assert_int_eq(x.len == y.len && memcmp(x.ids, y.ids, x.len * sizeof *x.ids) == 0, same);
+    token_list_clear(&x);
+    token_list_clear(&y);
+    tokenizer_free(tok);
+}
+
+START_TEST(text_is_normalised)
+{
+    check_same_ids("e\u0301\u0323", "\u1EB9\u0301", 1);
+    check_same_ids("\u1100\u1161", "\uAC00", 1);
+    check_same_ids("\uAC00\u11A7", "\uAC00", 0);        /* not a final consonant */
+    check_same_ids("a\u0301\u07FD", "a\u07FD\u0301", 0); /* a mark newer than the tokenizer's tables stays put */
+}
+END_TEST
+
 static double encode_seconds(const struct tokenizer *tok, const char *text, size_t n)
 {
     struct claas_error err = ERR_INIT;
@@ -523,6 +547,7 @@ static Suite *suite(void)
     tcase_add_test(t, pieces_can_be_asked);
     tcase_add_test(t, half_characters_are_held_back);
     tcase_add_test(t, text_must_be_utf8);
+    tcase_add_test(t, text_is_normalised);
     tcase_add_loop_test(t, long_pieces_stay_fast, 0, 7);
     tcase_add_test(t, descriptions_are_checked);
     tcase_add_loop_test(t, files_are_checked, 0, sizeof changes / sizeof *changes);
