@@ -8,8 +8,11 @@
 
 #include "kernels/cpu/product.h"
 
+#include <string.h>
+
 #define ROWS 1020  /* of A packed at a time, a multiple of TILE_M */
 #define DEEP 3072  /* depth of A packed at a time, a multiple of PRODUCT_DEPTH: 12.5 MB with ROWS */
+#define TILES 8    /* of A packed in one task */
 
 /* One chunk: rows [row, row + m) and depths [first, first + depth) of the whole. */
 struct chunk {
@@ -20,35 +23,44 @@ struct chunk {
     size_t first;
     size_t depth;
     int accumulate;
+    size_t tiles;
     size_t panels;
     size_t group; /* panels of one task */
     float *a;     /* packed: tile i at i * depth * TILE_M */
     float *b;     /* packed, when cut along m: panel j, depth block d at (j * depth + d) * TILE_N */
 };
 
-/* Tile i of A as [depth][TILE_M]. */
-static void pack_a_tile(const struct chunk *c, size_t i, float *dst)
+/* Tiles first .. of A, each as [depth][TILE_M], one behind the other. */
+static void pack_a_tiles(const struct chunk *c, size_t first, size_t tiles, float *dst)
 {
     const struct product *p = c->p;
-    size_t rows = min_size(TILE_M, c->m - i * TILE_M);
-    size_t row = c->row + i * TILE_M;
+    size_t row = c->row + first * TILE_M;
+    size_t rows = min_size(tiles * TILE_M, c->m - first * TILE_M);
     if (!p->a_transposed) {
-        c->k->simd->transpose(p->a + row * p->a_pitch + c->first, p->a_pitch, rows, c->depth, dst, TILE_M);
+        for (size_t r = 0; r < rows; r += TILE_M) {
+            c->k->simd->transpose(p->a + (row + r) * p->a_pitch + c->first, p->a_pitch, min_size(TILE_M, rows - r),
+                                  c->depth, dst + r * c->depth, TILE_M);
+        }
         return;
     }
-    const float *src = p->a + c->first * p->a_pitch + row;
-    for (size_t d = 0; d < c->depth; d++) {
-        for (size_t r = 0; r < rows; r++) {
-            dst[d * TILE_M + r] = src[d * p->a_pitch + r];
+    size_t whole = rows / TILE_M * TILE_M;
+    for (size_t d = 0; d < c->depth; d++) { /* along the rows as they are stored */
+        const float *src = p->a + (c->first + d) * p->a_pitch + row;
+        for (size_t r = 0; r < whole; r += TILE_M) {
+            memcpy(dst + r * c->depth + d * TILE_M, src + r, TILE_M * sizeof *dst);
+        }
+        if (whole < rows) {
+            memcpy(dst + whole * c->depth + d * TILE_M, src + whole, (rows - whole) * sizeof *dst);
         }
     }
 }
 
-static void pack_a_task(void *context, size_t thread, size_t i)
+static void pack_a_task(void *context, size_t thread, size_t task)
 {
     (void)thread;
     struct chunk *c = context;
-    pack_a_tile(c, i, c->a + i * c->depth * TILE_M);
+    size_t first = task * TILES;
+    pack_a_tiles(c, first, min_size(TILES, c->tiles - first), c->a + first * c->depth * TILE_M);
 }
 
 static void pack_b_task(void *context, size_t thread, size_t task)
@@ -91,27 +103,31 @@ static void columns_task(void *context, size_t thread, size_t task)
     float *b = spare + PRODUCT_SPARE;
     size_t first = task * c->group;
     size_t panels = min_size(c->group, c->panels - first);
-    size_t tiles = ceil_div(c->m, TILE_M);
     for (size_t d = 0; d < c->depth; d += PRODUCT_DEPTH) {
         size_t depth = min_size(PRODUCT_DEPTH, c->depth - d);
         c->p->pack(c->k->simd, c->p->pack_context, first * TILE_N, panels, c->first + d, depth, b, depth * TILE_N, spare);
         for (size_t j = 0; j < panels; j++) {
-            for (size_t i = 0; i < tiles; i++) {
+            for (size_t i = 0; i < c->tiles; i++) {
                 one_tile(c, i, first + j, d, depth, c->a + i * c->depth * TILE_M, b + j * depth * TILE_N);
             }
         }
     }
 }
 
-/* One tile of A against all of B. */
-static void rows_task(void *context, size_t thread, size_t i)
+/* Some tiles of A against all of B. */
+static void rows_task(void *context, size_t thread, size_t task)
 {
     struct chunk *c = context;
     float *a = c->k->own[thread].data;
-    pack_a_tile(c, i, a);
-    for (size_t j = 0; j < c->panels; j++) {
-        for (size_t d = 0; d < c->depth; d += PRODUCT_DEPTH) {
-            one_tile(c, i, j, d, min_size(PRODUCT_DEPTH, c->depth - d), a, c->b + (j * c->depth + d) * TILE_N);
+    size_t first = task * TILES;
+    size_t tiles = min_size(TILES, c->tiles - first);
+    pack_a_tiles(c, first, tiles, a);
+    for (size_t d = 0; d < c->depth; d += PRODUCT_DEPTH) {
+        for (size_t j = 0; j < c->panels; j++) {
+            for (size_t i = 0; i < tiles; i++) {
+                one_tile(c, first + i, j, d, min_size(PRODUCT_DEPTH, c->depth - d), a + i * c->depth * TILE_M,
+                         c->b + (j * c->depth + d) * TILE_N);
+            }
         }
     }
 }
@@ -129,11 +145,10 @@ static size_t group_size(size_t panels, size_t threads)
 static int run_chunk(struct chunk *c, struct claas_error *err)
 {
     struct kernels *k = c->k;
-    size_t tiles = ceil_div(c->m, TILE_M);
-    int by_rows = c->panels < 2 * k->threads && tiles > c->panels;
-    size_t own = by_rows ? max_size(c->depth * TILE_M, PRODUCT_SPARE)
+    int by_rows = c->panels < 2 * k->threads && c->tiles > c->panels;
+    size_t own = by_rows ? max_size(c->depth * TILE_M * TILES, PRODUCT_SPARE)
                          : PRODUCT_SPARE + PRODUCT_PANELS * TILE_N * PRODUCT_DEPTH;
-    size_t shared = by_rows ? c->panels * c->depth * TILE_N : tiles * c->depth * TILE_M;
+    size_t shared = by_rows ? c->panels * c->depth * TILE_N : c->tiles * c->depth * TILE_M;
     int rc = device_scratch(k, shared, own, err);
     if (rc != 0) {
         return rc;
@@ -141,11 +156,11 @@ static int run_chunk(struct chunk *c, struct claas_error *err)
     if (by_rows) {
         c->b = k->shared.data;
         pool_run(k->pool, c->panels * ceil_div(c->depth, PRODUCT_DEPTH), pack_b_task, c);
-        pool_run(k->pool, tiles, rows_task, c);
+        pool_run(k->pool, ceil_div(c->tiles, TILES), rows_task, c);
     } else {
         c->a = k->shared.data;
         c->group = group_size(c->panels, k->threads);
-        pool_run(k->pool, tiles, pack_a_task, c);
+        pool_run(k->pool, ceil_div(c->tiles, TILES), pack_a_task, c);
         pool_run(k->pool, ceil_div(c->panels, c->group), columns_task, c);
     }
     return 0;
@@ -176,6 +191,7 @@ int product_run(struct kernels *k, const struct product *p, struct claas_error *
                                .first = first,
                                .depth = min_size(DEEP, p->depth - first),
                                .accumulate = p->accumulate || first > 0,
+                               .tiles = ceil_div(min_size(ROWS, p->m - row), TILE_M),
                                .panels = ceil_div(p->n, TILE_N) };
             rc = run_chunk(&c, err);
         }

@@ -97,9 +97,9 @@ HOT vf v_exp(vf x)
 
 /* ---- products ---- */
 
-/* One register tile of rows x (vectors * VW); WIDE: a(i, k) = a[i * ATT_Q + k]. */
+/* One register tile of rows x (vectors * VW), whole; wide: a(i, k) = a[i * ATT_Q + k]. */
 HOT void sub_tile(size_t depth, const float *a, size_t a_step, const float *b, size_t b_step, float *c, size_t c_pitch,
-                  float alpha, int accumulate, size_t cols, const int rows, const int vectors, const int wide)
+                  float alpha, int accumulate, const int rows, const int vectors, const int wide)
 {
     vf acc[SUB_M][2];
 #pragma GCC unroll 12
@@ -131,60 +131,90 @@ HOT void sub_tile(size_t depth, const float *a, size_t a_step, const float *b, s
 #pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) {
             float *p = c + (size_t)i * c_pitch + VW * j;
-            size_t left = cols > (size_t)(VW * j) ? cols - (size_t)(VW * j) : 0;
             vf v = acc[i][j] * alpha;
-            if (left >= VW) {
-                v_store(p, accumulate ? v_load(p) + v : v);
-            } else if (left > 0) {
-                v_store_part(p, accumulate ? v_load_part(p, left, 0) + v : v, left);
-            }
+            v_store(p, accumulate ? v_load(p) + v : v);
         }
     }
 }
 
-/* All rows of a tile, largest register tiles first; the order of each element's sum does not depend on it. */
-#define TILE_STEP(ROWS) \
-    while (rows >= (ROWS)) { \
-        if (cols > VW) { \
-            sub_tile(depth, a, a_step, b, b_step, c, c_pitch, alpha, accumulate, cols, (ROWS), 2, wide); \
-        } else { \
-            sub_tile(depth, a, a_step, b, b_step, c, c_pitch, alpha, accumulate, cols, (ROWS), 1, wide); \
-        } \
-        a += (ROWS) * (wide ? ATT_Q : 1); \
-        c += (ROWS) * c_pitch; \
-        rows -= (ROWS); \
+/* Each register tile is its own function: put into one, the compiler would keep the sums in memory. */
+typedef void sub_tile_fn(size_t depth, const float *a, size_t a_step, const float *b, size_t b_step, float *c,
+                         size_t c_pitch, float alpha, int accumulate);
+#define SUB_TILE(ROWS, VECTORS, WIDE) \
+    TARGET static __attribute__((noinline)) void sub_tile_##ROWS##_##VECTORS##_##WIDE( \
+        size_t depth, const float *a, size_t a_step, const float *b, size_t b_step, float *c, size_t c_pitch, \
+        float alpha, int accumulate) \
+    { \
+        sub_tile(depth, a, a_step, b, b_step, c, c_pitch, alpha, accumulate, ROWS, VECTORS, WIDE); \
+    }
+#define SUB_TILES(ROWS) SUB_TILE(ROWS, 1, 0) SUB_TILE(ROWS, 2, 0) SUB_TILE(ROWS, 1, 1) SUB_TILE(ROWS, 2, 1)
+#define SUB_ROW(ROWS) \
+    { \
+        ROWS, { { sub_tile_##ROWS##_1_0, sub_tile_##ROWS##_2_0 }, { sub_tile_##ROWS##_1_1, sub_tile_##ROWS##_2_1 } } \
     }
 
-HOT void tile_columns(size_t depth, const float *a, size_t a_step, const float *b, size_t b_step, float *c,
-                      size_t c_pitch, float alpha, int accumulate, size_t rows, size_t cols, const int wide)
+#if SUB_M == 12
+SUB_TILES(12)
+SUB_TILES(8)
+#endif
+#if SUB_M == 6
+SUB_TILES(6)
+#endif
+SUB_TILES(4)
+SUB_TILES(2)
+SUB_TILES(1)
+
+static const struct sub_tiles {
+    size_t rows;
+    sub_tile_fn *fn[2][2]; /* [wide][vectors - 1] */
+} sub_tiles[] = {
+#if SUB_M == 12
+    SUB_ROW(12), SUB_ROW(8),
+#endif
+#if SUB_M == 6
+    SUB_ROW(6),
+#endif
+    SUB_ROW(4), SUB_ROW(2), SUB_ROW(1),
+};
+
+/* Any tile: largest register tiles first (the order of each element's sum does not depend on it); a column rest goes
+ * through a whole register tile in memory. */
+TARGET static void tile_any(size_t depth, const float *a, size_t a_step, const float *b, size_t b_step, float *c,
+                            size_t c_pitch, float alpha, int accumulate, size_t rows, size_t cols, const int wide)
 {
-#if SUB_M >= 12
-    TILE_STEP(12)
-    TILE_STEP(8)
-#endif
-#if SUB_M >= 6
-    TILE_STEP(6)
-#endif
-    TILE_STEP(4)
-    TILE_STEP(2)
-    TILE_STEP(1)
+    for (const struct sub_tiles *s = sub_tiles; rows > 0; s++) {
+        for (; rows >= s->rows; rows -= s->rows) {
+            for (size_t j = 0; j < cols; j += 2 * VW) {
+                size_t left = cols - j;
+                if (left >= 2 * VW) {
+                    s->fn[wide][1](depth, a, a_step, b + j, b_step, c + j, c_pitch, alpha, accumulate);
+                    continue;
+                }
+                float rest[SUB_M * 2 * VW];
+                s->fn[wide][left > VW](depth, a, a_step, b + j, b_step, rest, 2 * VW, alpha, 0);
+                for (size_t i = 0; i < s->rows; i++) {
+                    for (size_t l = 0; l < left; l++) {
+                        float *p = c + i * c_pitch + j + l;
+                        *p = accumulate ? *p + rest[i * 2 * VW + l] : rest[i * 2 * VW + l];
+                    }
+                }
+            }
+            a += s->rows * (wide ? ATT_Q : 1);
+            c += s->rows * c_pitch;
+        }
+    }
 }
 
 TARGET static void simd_tile(size_t depth, const float *a, size_t a_step, const float *b, size_t b_step, float *c,
                              size_t c_pitch, float alpha, int accumulate, size_t rows, size_t cols)
 {
-    for (size_t j = 0; j < cols; j += 2 * VW) {
-        tile_columns(depth, a, a_step, b + j, b_step, c + j, c_pitch, alpha, accumulate, rows, cols - j, 0);
-    }
+    tile_any(depth, a, a_step, b, b_step, c, c_pitch, alpha, accumulate, rows, cols, 0);
 }
 
 TARGET static void simd_tile_wide(size_t depth, const float *a, const float *b, size_t b_step, float *c,
                                   size_t c_pitch, float alpha, int accumulate, size_t rows, size_t cols)
 {
-    const size_t a_step = 1;
-    for (size_t j = 0; j < cols; j += 2 * VW) {
-        tile_columns(depth, a, a_step, b + j, b_step, c + j, c_pitch, alpha, accumulate, rows, cols - j, 1);
-    }
+    tile_any(depth, a, 1, b, b_step, c, c_pitch, alpha, accumulate, rows, cols, 1);
 }
 
 /* ---- weights ---- */

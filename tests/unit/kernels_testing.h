@@ -55,7 +55,7 @@ static inline struct buffer buffer_guarded(size_t rows, size_t cols, size_t pitc
 {
     struct buffer b = { .rows = rows, .cols = cols, .pitch = pitch };
     size_t n = rows * pitch + 2 * GUARDS;
-    b.all = calloc(n, sizeof *b.all);
+    b.all = n < (size_t)1 << 28 ? calloc(n, sizeof *b.all) : NULL;
     ck_assert_ptr_nonnull(b.all);
     uint32_t guard = GUARD;
     for (size_t i = 0; i < n; i++) {
