@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/* The tables, by version: step n takes a database from version n to n + 1. Steps are never changed once released,
+ * only added, so that every older database can be brought up to date. */
+#include "config.h"
+
+#include "state/db.h"
+
+#include "base/err.h"
+
+/* "clas": tells our database from anybody else's. */
+#define APPLICATION_ID 0x636C6173
+
+static const char *const steps[] = {
+    /* 1: rollouts and feedback records. `seq` is the order of arrival, also where clocks jump. `rated` counts the
+     * feedback records naming a rollout: those are not pruned with the others. */
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE rollouts ("
+    " seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, owner TEXT NOT NULL,"
+    " model TEXT NOT NULL, adapter TEXT NOT NULL, version INTEGER NOT NULL, serve BLOB NOT NULL,"
+    " time_ns INTEGER NOT NULL, hash BLOB NOT NULL, finish TEXT NOT NULL, end_tokens INTEGER NOT NULL,"
+    " n_prompt INTEGER NOT NULL, n_response INTEGER NOT NULL, rated INTEGER NOT NULL DEFAULT 0,"
+    " sampler TEXT NOT NULL, text TEXT NOT NULL, visible TEXT NOT NULL, prompt TEXT, messages TEXT,"
+    " prompt_ids BLOB NOT NULL, response_ids BLOB NOT NULL, logprobs BLOB);"
+    "CREATE INDEX rollouts_by_hash ON rollouts (hash, adapter, seq);"
+    "CREATE INDEX rollouts_by_adapter ON rollouts (adapter, seq);"
+    "CREATE INDEX rollouts_unrated ON rollouts (time_ns) WHERE rated = 0;"
+    "CREATE INDEX rollouts_unrated_seq ON rollouts (seq) WHERE rated = 0;"
+    "CREATE TABLE feedback ("
+    " seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, adapter TEXT NOT NULL,"
+    " status TEXT NOT NULL, phase TEXT NOT NULL, time_ns INTEGER NOT NULL, version_from INTEGER NOT NULL,"
+    " version_to INTEGER NOT NULL, items TEXT NOT NULL, settings TEXT NOT NULL, metrics TEXT, timing TEXT,"
+    " error_code INTEGER NOT NULL, error TEXT);"
+    "CREATE INDEX feedback_by_adapter ON feedback (adapter, seq);"
+    "CREATE TABLE feedback_rollouts ("
+    " feedback INTEGER NOT NULL REFERENCES feedback (seq) ON DELETE CASCADE, position INTEGER NOT NULL,"
+    " rollout TEXT NOT NULL, PRIMARY KEY (feedback, position)) WITHOUT ROWID;"
+    "CREATE INDEX feedback_rollouts_by_rollout ON feedback_rollouts (rollout);",
+};
+enum { N_STEPS = sizeof steps / sizeof steps[0] };
+
+static int pragma(struct state *s, const char *sql, int64_t *out, struct claas_error *err)
+{
+    return db_number(s, "open", 0, out, err, sql, "");
+}
+
+static int step_apply(struct state *s, int64_t from, struct claas_error *err)
+{
+    char *mark = sqlite3_mprintf("PRAGMA application_id = %d; PRAGMA user_version = %lld", APPLICATION_ID,
+                                 (long long)from + 1);
+    if (mark == NULL) {
+        return err_oom(err, "the tables of the state database");
+    }
+    int rc = db_begin(s, "bring up to date", err);
+    if (rc == 0) {
+        rc = db_exec(s, steps[from], "bring up to date", err);
+        if (rc == 0) {
+            rc = db_exec(s, mark, "bring up to date", err);
+        }
+        rc = db_end(s, rc, "bring up to date", err);
+    }
+    sqlite3_free(mark);
+    return rc;
+}
+
+int db_migrate(struct state *s, struct claas_error *err)
+{
+    int64_t application = 0;
+    int64_t version = 0;
+    int64_t tables = 0;
+    int rc = pragma(s, "PRAGMA application_id", &application, err);
+    if (rc == 0) {
+        rc = pragma(s, "PRAGMA user_version", &version, err);
+    }
+    if (rc == 0) {
+        rc = pragma(s, "SELECT count(*) FROM sqlite_schema", &tables, err);
+    }
+    if (rc != 0) {
+        return rc;
+    }
+    if (tables > 0 && (application != APPLICATION_ID || version < 1)) {
+        return err_set(err, CLAAS_ERR_CORRUPT, "state_dir", "cannot open '%s': it is not a state database of claas",
+                       s->path);
+    }
+    if (version > N_STEPS) {
+        return err_set(err, CLAAS_ERR_UNSUPPORTED, "state_dir",
+                       "cannot open '%s': its tables have version %lld, made by a newer claas (this one knows %d)",
+                       s->path, (long long)version, (int)N_STEPS);
+    }
+    for (; rc == 0 && version < N_STEPS; version++) {
+        rc = step_apply(s, version, err);
+    }
+    return rc;
+}
