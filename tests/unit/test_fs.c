@@ -402,6 +402,23 @@ START_TEST(a_bad_root_is_refused)
 }
 END_TEST
 
+START_TEST(the_manual_names_every_option)
+{
+    struct claas_error err = ERR_INIT;
+    struct buf page = BUF_INIT;
+    const char *top = getenv("abs_top_srcdir");
+    char *path = path_join(top ? top : ".", "man/claas-fs.7");
+    ck_ok(file_read(path, 1 << 20, &page, &err), err);
+    for (const struct claas_option *o = plugin->options; o->name; o++) {
+        char item[64];
+        (void)snprintf(item, sizeof item, ".It Cm %s\n", o->name);
+        ck_assert_msg(strstr(page.data, item), "%s is not in the manual", o->name);
+    }
+    buf_clear(&page);
+    free(path);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("fs");
@@ -421,6 +438,7 @@ static Suite *suite(void)
     tcase_add_test(t, cleaning_does_not_race_puts);
     tcase_add_test(t, a_cancelled_call_stops);
     tcase_add_test(t, a_bad_root_is_refused);
+    tcase_add_test(t, the_manual_names_every_option);
     suite_add_tcase(s, t);
     return s;
 }
