@@ -138,8 +138,9 @@ static int feedback_training(const struct cli *c, cJSON *item)
     if (status == 0) {
         status = cli_add_number(c, training, "steps", "steps_per_batch");
     }
-    if (status == 0 && cli_value(c, "set")) {
-        status = cli_add_settings(cli_value(c, "set"), training);
+    const char *word;
+    for (size_t i = 0; status == 0 && (word = cli_value_at(c, "set", i)); i++) {
+        status = cli_add_settings(word, training);
     }
     if (status == 0 && training->child) {
         return cJSON_AddItemToObject(item, "training", training) ? 0 : CLI_FAILED;
@@ -186,7 +187,7 @@ int cli_feedback(struct cli *c)
     }
     if (status == 0) {
         if (cli_shows_progress(c)) {
-            (void)fputs("training …\r", stderr);
+            (void)fputs("training …\n", stderr);
         }
         status = ask_and_show(c, "POST", "/v1/feedback", body, show_feedback);
     }

@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "cli/client.h"
+#include "cli/print.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,17 +19,23 @@ enum { CHAT_INPUT_MAX = 1 << 20 };
 struct chat_answer {
     struct buf text;
     char id[80];
-    int shows;
     const char *delta; /* "content" of a chat's delta, "text" of a completion's choice */
 };
 
 static void chat_take(struct chat_answer *a, const char *text)
 {
     buf_adds(&a->text, text);
-    if (a->shows) {
+    if (!isatty(STDOUT_FILENO)) {
         (void)fputs(text, stdout);
-        (void)fflush(stdout);
+    } else {
+        char *tame = strdup(text);
+        if (tame) {
+            print_tame(tame, "\n\t");
+            (void)fputs(tame, stdout);
+        }
+        free(tame);
     }
+    (void)fflush(stdout);
 }
 
 static int chat_event(void *ctx, const cJSON *event)
@@ -100,7 +107,7 @@ static int chat_send(struct cli *c, const char *path, cJSON *body, struct chat_a
     } else if (client_stream(c, path, body, chat_event, a, &err)) {
         status = cli_fail(c, &err);
     }
-    if (status == 0 && !c->json) {
+    if ((a->text.len > 0 || status == 0) && !c->json) { /* also behind an answer that broke off */
         (void)putchar('\n');
         (void)fflush(stdout);
     }
@@ -192,14 +199,17 @@ static int chat_converse(struct cli *c, cJSON *messages)
         if (!line[0]) {
             continue;
         }
-        struct chat_answer a = { .shows = 1, .delta = "content" };
+        struct chat_answer a = { .delta = "content" };
         status = client_add_message(messages, "user", line);
         if (status == 0) {
             status = chat_turn(c, messages, &a);
+            if (status) { /* told already; the conversation goes on as if nothing had been asked */
+                cJSON_DeleteItemFromArray(messages, cJSON_GetArraySize(messages) - 1);
+            }
         }
         (void)snprintf(last_id, sizeof last_id, "%s", a.id);
         buf_clear(&a.text);
-        if (status) {
+        if (status == CLI_USAGE || status == CLI_UNREACHABLE) {
             break;
         }
     }
@@ -236,7 +246,7 @@ int cli_chat(struct cli *c)
         status = chat_converse(c, messages);
     } else if (status == 0) {
         struct buf question = BUF_INIT;
-        struct chat_answer a = { .shows = 1, .delta = "content" };
+        struct chat_answer a = { .delta = "content" };
         status = chat_question(c, &question);
         if (status == 0) {
             status = client_add_message(messages, "user", buf_str(&question));
@@ -255,7 +265,7 @@ int cli_complete(struct cli *c)
 {
     int status;
     cJSON *body = chat_sampling(c, &status);
-    struct chat_answer a = { .shows = 1, .delta = "text" };
+    struct chat_answer a = { .delta = "text" };
     if (status == 0 && !cJSON_AddStringToObject(body, "prompt", c->args[0])) {
         status = CLI_FAILED;
     }

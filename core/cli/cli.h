@@ -23,7 +23,7 @@ enum {
     CLI_UNREACHABLE = 7,
 };
 
-enum { CLI_OPTIONS_MAX = 16, CLI_ARGS_MAX = 64 };
+enum { CLI_GIVEN_MAX = 64, CLI_ARGS_MAX = 64 };
 
 /* An option of a command; tables end with a null name. */
 struct cli_option {
@@ -40,7 +40,11 @@ struct cli {
     int quiet;            /* no progress */
     /* of this command */
     const struct cli_command *command;
-    const char *values[CLI_OPTIONS_MAX]; /* by position in command->options; a switch that was given is "" */
+    struct {
+        const struct cli_option *option;
+        const char *value; /* "" for a switch */
+    } given[CLI_GIVEN_MAX]; /* options of this command, in the order of the words */
+    size_t n_given;
     const char *args[CLI_ARGS_MAX];
     size_t n_args;
 };
@@ -57,8 +61,10 @@ struct cli_command {
 /* All commands; ends with a null name. */
 extern const struct cli_command cli_commands[];
 
-/* Value of option `name` of this command, null if it was not given. */
+/* Value of option `name` of this command, null if it was not given; the last one counts. */
 const char *cli_value(const struct cli *c, const char *name);
+/* The value that was given as number `at` (from 0), for options that may be repeated; null behind the last. */
+const char *cli_value_at(const struct cli *c, const char *name, size_t at);
 
 /* Fills *c from the words after the program's name. 0, or an exit status with the reason on `complaints`. */
 int cli_parse(struct cli *c, size_t n, char **words, FILE *complaints);

@@ -7,6 +7,7 @@
 #include "base/file.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,8 +23,11 @@ struct client_transfer {
     size_t consumed;  /* of body, by the event parser */
     int (*each)(void *ctx, const cJSON *event);
     void *ctx;
-    int stopped;      /* each() said so, or [DONE] came */
+    int stopped;      /* each() said so, or [DONE] came, or an event told of an error */
+    struct claas_error told; /* by such an event; code 0 if none was */
     FILE *file;
+    int file_errno;   /* of a failed write to it */
+    int is_daemon;    /* the address is the daemon's */
     size_t left;      /* bytes the file may still take */
     int too_large;
     int shows_progress;
@@ -78,6 +82,7 @@ static int client_open(const struct cli *c, const char *url, struct client_trans
         buf_add(&full, c->url, base);
     }
     buf_adds(&full, url);
+    t->is_daemon = url[0] == '/';
     int rc = 0;
     if (!t->curl || full.failed || client_add_header(t, "Content-Type: application/json") ||
         client_add_header(t, "Expect:")) {
@@ -97,26 +102,47 @@ static int client_open(const struct cli *c, const char *url, struct client_trans
     return rc;
 }
 
-/* The message of the daemon's error body, or the status alone. */
-static int client_http_error(struct client_transfer *t, long status, struct claas_error *err)
+/* The code whose name the daemon sent, else the one that goes with the status. */
+static int client_code(const char *name, long status)
 {
-    int code = err_from_http_status((int)status);
-    struct claas_error ignored = ERR_INIT;
-    cJSON *body = NULL;
-    const char *message = NULL;
-    const char *param = NULL;
-    if (json_parse(buf_str(&t->body), t->body.len, "answer", &body, &ignored) == 0) {
-        const cJSON *inner = json_get(body, "error");
-        (void)json_get_text(inner, "message", &message, &ignored); /* absent is fine */
-        (void)json_get_text(inner, "param", &param, &ignored);
-        if (!message) {
-            (void)json_get_text(body, "detail", &message, &ignored);
+    for (int code = CLAAS_ERR_INVALID; name && code <= CLAAS_ERR_INTERNAL; code++) {
+        if (strcmp(err_name(code), name) == 0) {
+            return code;
         }
     }
-    int rc = message ? err_set(err, code, param, "%s", message)
-                     : err_set(err, code, "", "the daemon answered with status %ld", status);
+    return err_from_http_status((int)status);
+}
+
+/* The message of an error body of the daemon's; 0 when there is none in it. */
+static int client_told_error(const cJSON *body, long status, struct claas_error *err)
+{
+    struct claas_error ignored = ERR_INIT;
+    const char *message = NULL;
+    const char *param = NULL;
+    const char *name = NULL;
+    const cJSON *inner = json_get(body, "error");
+    (void)json_get_text(inner, "message", &message, &ignored); /* absent is fine, here and below */
+    (void)json_get_text(inner, "param", &param, &ignored);
+    (void)json_get_text(inner, "code", &name, &ignored);
+    if (!message) {
+        (void)json_get_text(body, "detail", &message, &ignored);
+    }
+    return message ? err_set(err, client_code(name, status), param, "%s", message) : 0;
+}
+
+/* The words of an answer that is an error, or its status alone. */
+static int client_http_error(struct client_transfer *t, long status, struct claas_error *err)
+{
+    struct claas_error ignored = ERR_INIT;
+    cJSON *body = NULL;
+    int rc = 0;
+    if (json_parse(buf_str(&t->body), t->body.len, "answer", &body, &ignored) == 0) {
+        rc = client_told_error(body, status, err);
+    }
     cJSON_Delete(body);
-    return rc;
+    return rc ? rc
+              : err_set(err, err_from_http_status((int)status), "", "%s answered with status %ld",
+                        t->is_daemon ? "the daemon" : "the server", status);
 }
 
 static int client_perform(const struct cli *c, struct client_transfer *t, struct claas_error *err)
@@ -127,9 +153,20 @@ static int client_perform(const struct cli *c, struct client_transfer *t, struct
     if (t->too_large) {
         return err_set(err, CLAAS_ERR_EXHAUSTED, "", "the answer is larger than the limit");
     }
+    if (t->file_errno) {
+        return err_errno(err, t->file_errno, "", "cannot write the file");
+    }
     if (got != CURLE_OK && !t->stopped) {
-        return err_set(err, CLAAS_ERR_UNAVAILABLE, client_unreachable, "cannot reach '%s': %s", c->url,
-                       curl_easy_strerror(got));
+        const char *url = c->url;
+        if (!t->is_daemon) {
+            (void)curl_easy_getinfo(t->curl, CURLINFO_EFFECTIVE_URL, &url);
+        }
+        if (status > 0 || got == CURLE_GOT_NOTHING || got == CURLE_RECV_ERROR) {
+            return err_set(err, CLAAS_ERR_UNAVAILABLE, "", "the answer of '%s' broke off: %s", url,
+                           curl_easy_strerror(got));
+        }
+        return err_set(err, CLAAS_ERR_UNAVAILABLE, t->is_daemon ? client_unreachable : "", "cannot reach '%s': %s",
+                       url, curl_easy_strerror(got));
     }
     return status >= 300 ? client_http_error(t, status, err) : 0;
 }
@@ -194,8 +231,12 @@ static void client_event(struct client_transfer *t, const char *line, size_t n)
         return;
     }
     cJSON *event = NULL;
-    struct claas_error ignored = ERR_INIT;
-    if (json_parse(line, n, "event", &event, &ignored) == 0 && t->each(t->ctx, event)) {
+    t->told = ERR_INIT;
+    if (json_parse(line, n, "the daemon's event", &event, &t->told) == 0 && json_get(event, "error") &&
+        !client_told_error(event, 500, &t->told)) {
+        (void)err_set(&t->told, CLAAS_ERR_INTERNAL, "", "the daemon told of an error without words");
+    }
+    if (t->told.code || t->each(t->ctx, event)) {
         t->stopped = 1;
     }
     cJSON_Delete(event);
@@ -238,6 +279,12 @@ int client_stream(const struct cli *c, const char *path, const cJSON *body,
         (void)curl_easy_setopt(t.curl, CURLOPT_WRITEDATA, &t);
         rc = client_perform(c, &t, err);
     }
+    if (rc == 0 && t.told.code) {
+        *err = t.told;
+        rc = t.told.code;
+    } else if (rc == 0 && !t.stopped) {
+        rc = err_set(err, CLAAS_ERR_UNAVAILABLE, "", "the answer broke off");
+    }
     free(text);
     client_close(&t);
     return rc;
@@ -256,7 +303,9 @@ static size_t client_take_file(char *data, size_t size, size_t n, void *ctx)
         return 0;
     }
     t->left -= size * n;
-    return fwrite(data, size, n, t->file) * size;
+    size_t written = fwrite(data, size, n, t->file) * size;
+    t->file_errno = written < size * n ? errno : 0;
+    return written;
 }
 
 static int client_progress(void *ctx, curl_off_t total, curl_off_t now, curl_off_t up_total, curl_off_t up_now)

@@ -14,7 +14,7 @@ int client_call(const struct cli *c, const char *method, const char *path, const
                 struct claas_error *err);
 
 /* POST whose answer is a stream of server-sent events: each() gets the JSON of every event until [DONE]; a non-zero
- * return ends the stream. */
+ * return ends the stream. An event that is an error, and an end without [DONE], are errors. */
 int client_stream(const struct cli *c, const char *path, const cJSON *body,
                   int (*each)(void *ctx, const cJSON *event), void *ctx, struct claas_error *err);
 

@@ -29,7 +29,7 @@ static const struct cli_option feedback_options[] = {
     { "id", "COMPLETION", "the answer that the feedback is about" },
     { "learning-rate", "R", "of this step" },
     { "steps", "N", "updates with this feedback" },
-    { "set", "KEY=VALUE", "another training setting" },
+    { "set", "KEY=VALUE", "another training setting; may be repeated" },
     { NULL, NULL, NULL } };
 static const struct cli_option create_options[] = {
     { "base", "MODEL", "base model, by default the daemon's" },

@@ -144,13 +144,15 @@ static cJSON *model_describe(struct host_instance *engine, struct claas_error *e
 }
 
 /* Opens the engine plugin on the file, as the daemon would, and asks it. */
-static cJSON *model_ask(struct host *host, const char *plugin, const char *file, struct claas_error *err)
+static cJSON *model_ask(struct host *host, const char *plugin, const char *file, int *out_no_plugin,
+                        struct claas_error *err)
 {
     struct host_module *module;
     struct host_instance *engine = NULL;
     struct option_values values = { 0 };
     cJSON *described = NULL;
     int rc = host_module_load(host, plugin, &module, err);
+    *out_no_plugin = rc != 0;
     cJSON *options = cJSON_CreateObject();
     if (rc == 0 && !cJSON_AddStringToObject(options, "model", file)) {
         rc = err_oom(err, "describing a model");
@@ -177,12 +179,14 @@ int cli_model_show(struct cli *c)
     const char *plugin = cli_value(c, "plugin");
     char *file = realpath(c->args[0], NULL);
     cJSON *described = NULL;
+    int no_plugin = 0;
     if (!file) {
         (void)err_errno(&err, errno, c->args[0], "cannot open '%s'", c->args[0]);
     } else if (host_new(&host, NULL, &err) == 0) {
-        described = model_ask(host, plugin ? plugin : "cpu", file, &err);
+        described = model_ask(host, plugin ? plugin : "cpu", file, &no_plugin, &err);
     }
     int status = described ? 0 : cli_fail(c, &err);
+    status = no_plugin ? CLI_PLUGIN : status;
     if (described && !cli_print_json(c, described)) {
         print_object(described, 0, stdout);
     }

@@ -8,6 +8,7 @@
 #include "cli/client.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,9 +65,20 @@ void cli_usage(const struct cli_command *command, FILE *to)
 
 const char *cli_value(const struct cli *c, const char *name)
 {
-    for (size_t i = 0; c->command->options[i].name; i++) {
-        if (strcmp(c->command->options[i].name, name) == 0) {
-            return c->values[i];
+    const char *value = NULL;
+    for (size_t i = 0; i < c->n_given; i++) {
+        if (strcmp(c->given[i].option->name, name) == 0) {
+            value = c->given[i].value;
+        }
+    }
+    return value;
+}
+
+const char *cli_value_at(const struct cli *c, const char *name, size_t at)
+{
+    for (size_t i = 0; i < c->n_given; i++) {
+        if (strcmp(c->given[i].option->name, name) == 0 && at-- == 0) {
+            return c->given[i].value;
         }
     }
     return NULL;
@@ -146,7 +158,11 @@ static int cli_parse_option(struct cli *c, struct cli_words *w, size_t n, char *
     if (index < 0) {
         return cli_set_global(c, w, global, value);
     }
-    c->values[index] = value;
+    if (c->n_given == CLI_GIVEN_MAX) {
+        return cli_complain("too many options");
+    }
+    c->given[c->n_given].option = option;
+    c->given[c->n_given++].value = value;
     return 0;
 }
 
@@ -217,7 +233,8 @@ int cli_parse(struct cli *c, size_t n, char **words, FILE *complaints)
     }
     if (!c->command) {
         if (w.n_plain > 0) {
-            return cli_complain("unknown command '%s'; see claas --help", w.plain[0]);
+            return cli_complain("unknown command '%s%s%s'; see claas --help", w.plain[0], w.n_plain > 1 ? " " : "",
+                                w.n_plain > 1 ? w.plain[1] : "");
         }
         cli_usage(NULL, complaints);
         return CLI_USAGE;
@@ -240,7 +257,7 @@ int cli_add_number(const struct cli *c, cJSON *object, const char *option, const
     char *end;
     errno = 0;
     double value = strtod(text, &end);
-    if (end == text || *end || errno || value != value) {
+    if (end == text || *end || errno || !isfinite(value)) {
         return cli_complain("option '--%s' needs a number, not '%s'", option, text);
     }
     return cJSON_AddNumberToObject(object, name, value) ? 0 : CLI_FAILED;
@@ -258,7 +275,7 @@ int cli_add_settings(const char *word, cJSON *object)
     char *end;
     double number = strtod(value, &end);
     cJSON *added;
-    if (*value && !*end) {
+    if (*value && !*end && isfinite(number)) {
         added = cJSON_AddNumberToObject(object, key, number);
     } else if (strcmp(value, "true") == 0 || strcmp(value, "false") == 0) {
         added = cJSON_AddBoolToObject(object, key, value[0] == 't');

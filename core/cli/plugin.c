@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PLUGIN_REPORT_MAX = 1 << 20 };
+enum { PLUGIN_REPORT_MAX = 1 << 20, PLUGIN_SECONDS = 30 };
 
 static cJSON *plugin_kinds(uint32_t kinds)
 {
@@ -97,6 +97,7 @@ static cJSON *plugin_ask(const char *name)
     pid_t child = fork();
     if (child == 0) {
         (void)close(ends[0]);
+        (void)alarm(PLUGIN_SECONDS); /* one that never comes back is killed */
         plugin_report(name, ends[1]);
         _exit(0);
     }
@@ -114,7 +115,7 @@ static cJSON *plugin_ask(const char *name)
     if (child < 0 || json_parse(buf_str(&report), report.len, "report", &o, &err)) {
         o = cJSON_CreateObject();
         cJSON_AddStringToObject(o, "name", name);
-        cJSON_AddStringToObject(o, "error", "the plugin crashed while it was loaded");
+        cJSON_AddStringToObject(o, "error", "the plugin crashed or hung while it was loaded");
         cJSON_AddNumberToObject(o, "code", CLAAS_ERR_INTERNAL);
     }
     buf_clear(&report);
@@ -164,7 +165,9 @@ int cli_plugin_show(struct cli *c)
     const char *error = cJSON_GetStringValue(json_get(o, "error"));
     int status = 0;
     if (!o || error) {
-        (void)fprintf(stderr, "claas: %s\n", error ? error : "cannot start a process");
+        struct claas_error err = ERR_INIT;
+        (void)err_set(&err, CLAAS_ERR_UNAVAILABLE, "plugin", "%s", error ? error : "cannot start a process");
+        (void)cli_fail(c, &err);
         status = CLI_PLUGIN;
     } else if (!cli_print_json(c, o)) {
         plugin_print(o);

@@ -4,6 +4,7 @@
 #include "cli/print.h"
 
 #include "base/json.h"
+#include "base/utf8.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -29,9 +30,21 @@ static void print_scalar(const cJSON *value, char *out, size_t cap)
         (void)snprintf(out, cap, "%s", json ? json : "…");
     }
     free(json);
-    for (char *p = out; *p; p++) {
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) {
-            *p = ' '; /* a terminal must not be steered by what a model said */
+    size_t n = strlen(out);
+    out[n - utf8_incomplete(out, n)] = '\0'; /* where it had to be cut */
+    print_tame(out, "");
+}
+
+void print_tame(char *text, const char *allowed)
+{
+    for (char *p = text; *p; p++) {
+        unsigned char c = (unsigned char)*p;
+        unsigned char next = (unsigned char)p[1];
+        if ((c < 0x20 || c == 0x7f) && !strchr(allowed, *p)) {
+            *p = ' ';
+        } else if (c == 0xC2 && next >= 0x80 && next < 0xA0) {
+            *p++ = ' '; /* the control characters above ASCII have two bytes */
+            *p = ' ';
         }
     }
 }

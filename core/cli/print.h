@@ -14,4 +14,7 @@ void print_object(const cJSON *object, int indent, FILE *to);
  * element itself when it is a text. */
 void print_table(const cJSON *list, const char *const *columns, FILE *to);
 
+/* Replaces control characters, but for those in `allowed`, by blanks: text from outside must not steer a terminal. */
+void print_tame(char *text, const char *allowed);
+
 #endif

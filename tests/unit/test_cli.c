@@ -8,7 +8,10 @@
 #include "cli/client.h"
 #include "cli/print.h"
 
+#include <arpa/inet.h>
+#include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Splits a line at blanks and parses it as the words behind the program's name. */
 static int parse(struct cli *c, const char *line)
@@ -70,10 +73,11 @@ START_TEST(settings_keep_their_type)
     ck_assert_int_eq(cli_add_settings("alpha=0.25", o), 0);
     ck_assert_int_eq(cli_add_settings("recompute=true", o), 0);
     ck_assert_int_eq(cli_add_settings("mode=quick", o), 0);
+    ck_assert_int_eq(cli_add_settings("clip=inf", o), 0); /* JSON has no such number: the daemon refuses the text */
     ck_assert_int_eq(cli_add_settings("=1", o), CLI_USAGE);
     ck_assert_int_eq(cli_add_settings("nothing", o), CLI_USAGE);
     char *text = json_print(o);
-    ck_assert_str_eq(text, "{\"alpha\":0.25,\"recompute\":true,\"mode\":\"quick\"}");
+    ck_assert_str_eq(text, "{\"alpha\":0.25,\"recompute\":true,\"mode\":\"quick\",\"clip\":\"inf\"}");
     free(text);
     cJSON_Delete(o);
 }
@@ -100,16 +104,145 @@ START_TEST(an_unreachable_daemon_is_exit_7)
 }
 END_TEST
 
+/* ---- a daemon that says one thing to one caller ---- */
+
+struct canned {
+    int listener;
+    char url[64];
+    const char *answer;
+    pthread_t thread;
+};
+
+static void *canned_serve(void *arg)
+{
+    struct canned *s = arg;
+    struct claas_error err = ERR_INIT;
+    char request[4096];
+    size_t n = 0;
+    int fd = accept(s->listener, NULL, NULL);
+    for (ssize_t got; n < sizeof request - 1 && (got = read(fd, request + n, sizeof request - 1 - n)) > 0;) {
+        n += (size_t)got;
+        request[n] = '\0';
+        if (strstr(request, "\r\n\r\n{") ? request[n - 1] == '}' : strncmp(request, "GET", 3) == 0) {
+            break;
+        }
+    }
+    (void)fd_write_all(fd, s->answer, strlen(s->answer), "socket", &err); /* the caller may have hung up */
+    (void)close(fd);
+    return NULL;
+}
+
+static void canned_start(struct canned *s, const char *answer)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t length = sizeof at;
+    s->answer = answer;
+    s->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(bind(s->listener, (struct sockaddr *)&at, sizeof at), 0);
+    ck_assert_int_eq(listen(s->listener, 1), 0);
+    ck_assert_int_eq(getsockname(s->listener, (struct sockaddr *)&at, &length), 0);
+    (void)snprintf(s->url, sizeof s->url, "http://127.0.0.1:%d", ntohs(at.sin_port));
+    ck_assert_int_eq(pthread_create(&s->thread, NULL, canned_serve, s), 0);
+}
+
+static void canned_stop(struct canned *s)
+{
+    (void)pthread_join(s->thread, NULL);
+    (void)close(s->listener);
+}
+
+static int count_event(void *ctx, const cJSON *event)
+{
+    *(int *)ctx += json_get(event, "n") != NULL;
+    return 0;
+}
+
+#define STREAM "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+START_TEST(streams_end_well_or_are_told)
+{
+    static const struct {
+        const char *answer;
+        int code;
+        int events;
+        const char *says;
+    } rows[] = {
+        { STREAM "data: {\"n\":1}\n\ndata: {\"n\":2}\r\n\r\n: note\n\ndata: [DONE]\n\n", 0, 2, "" },
+        { STREAM "data: {\"n\":1}\n\n", CLAAS_ERR_UNAVAILABLE, 1, "broke off" },
+        { STREAM "data: {\"n\":1}\n\ndata: {\"error\":{\"code\":\"timeout\",\"message\":\"too slow\"}}\n\n"
+                 "data: [DONE]\n\n", CLAAS_ERR_TIMEOUT, 1, "too slow" },
+        { STREAM "data: {\"error\":{}}\n\n", CLAAS_ERR_INTERNAL, 0, "without words" },
+        { STREAM "data: {\"n\":\n\n", CLAAS_ERR_INVALID, 0, "not valid JSON" },
+        { "HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n"
+          "{\"detail\":\"x\",\"error\":{\"code\":\"not_found\",\"message\":\"no adapter\"}}",
+          CLAAS_ERR_NOT_FOUND, 0, "no adapter" },
+        { "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ndata: {\"n\":1}\n", CLAAS_ERR_UNAVAILABLE, 1, "broke off" },
+        { "", CLAAS_ERR_UNAVAILABLE, 0, "broke off" },
+        { "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", CLAAS_ERR_UNAVAILABLE, 0, "status 503" },
+    };
+    struct canned s;
+    struct cli c;
+    struct claas_error err = ERR_INIT;
+    int events = 0;
+    char line[128];
+    canned_start(&s, rows[_i].answer);
+    (void)snprintf(line, sizeof line, "--url %s chat x", s.url);
+    ck_assert_int_eq(parse(&c, line), 0);
+    cJSON *body = cJSON_CreateObject();
+    int rc = client_stream(&c, "/v1/chat/completions", body, count_event, &events, &err);
+    canned_stop(&s);
+    ck_assert_msg(rc == rows[_i].code, "%d: %s", rc, err.message);
+    ck_assert_int_eq(events, rows[_i].events);
+    ck_assert_msg(rc == 0 || strstr(err.message, rows[_i].says) != NULL, "'%s'", err.message);
+    ck_assert_int_ne(rc ? client_exit_status(&err) : CLI_FAILED, CLI_UNREACHABLE);
+    cJSON_Delete(body);
+}
+END_TEST
+
+START_TEST(refusals_have_their_exit_status)
+{
+    static const struct { const char *status; int exit; } rows[] = {
+        { "401 No", CLI_NOT_PERMITTED }, { "403 No", CLI_NOT_PERMITTED }, { "501 No", CLI_UNSUPPORTED },
+        { "422 No", CLI_FAILED }, { "500 No", CLI_FAILED }, { "302 There", CLI_FAILED },
+    };
+    struct canned s;
+    struct cli c;
+    struct claas_error err = ERR_INIT;
+    cJSON *answer = NULL;
+    char line[128];
+    char reply[128];
+    (void)snprintf(reply, sizeof reply, "HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n", rows[_i].status);
+    canned_start(&s, reply);
+    (void)snprintf(line, sizeof line, "--url %s/ health", s.url);
+    ck_assert_int_eq(parse(&c, line), 0);
+    ck_assert_int_ne(client_call(&c, "GET", "/v1/health", NULL, &answer, &err), 0);
+    canned_stop(&s);
+    ck_assert_ptr_null(answer);
+    ck_assert_int_eq(client_exit_status(&err), rows[_i].exit);
+}
+END_TEST
+
+START_TEST(options_may_be_repeated)
+{
+    struct cli c;
+    ck_assert_int_eq(parse(&c, "feedback x --set a=1 --model m --set b=2 --model n"), 0);
+    ck_assert_str_eq(cli_value(&c, "model"), "n");
+    ck_assert_str_eq(cli_value_at(&c, "set", 0), "a=1");
+    ck_assert_str_eq(cli_value_at(&c, "set", 1), "b=2");
+    ck_assert_ptr_null(cli_value_at(&c, "set", 2));
+}
+END_TEST
+
 START_TEST(tables_line_up_and_tame_control_characters)
 {
     static const char *const columns[] = { "id", "m.loss", NULL };
-    cJSON *list = cJSON_Parse("[{\"id\":\"a\\u001b[31m\",\"m\":{\"loss\":0.5}},{\"id\":\"bb\",\"m\":{}}]");
+    cJSON *list = cJSON_Parse("[{\"id\":\"a\\u001b\\u009b[31m\",\"m\":{\"loss\":0.5}},{\"id\":\"bb\",\"m\":{}}]");
     char *out = NULL;
     size_t n = 0;
     FILE *to = open_memstream(&out, &n);
     print_table(list, columns, to);
     (void)fclose(to);
-    ck_assert_str_eq(out, "id      m.loss\na [31m  0.5\nbb      -\n");
+    ck_assert_str_eq(out, "id        m.loss\na   [31m  0.5\nbb        -\n");
     free(out);
     cJSON_Delete(list);
 }
@@ -152,6 +285,9 @@ static Suite *suite(void)
     tcase_add_test(t, settings_keep_their_type);
     tcase_add_test(t, paths_are_escaped);
     tcase_add_test(t, an_unreachable_daemon_is_exit_7);
+    tcase_add_loop_test(t, streams_end_well_or_are_told, 0, 9);
+    tcase_add_loop_test(t, refusals_have_their_exit_status, 0, 6);
+    tcase_add_test(t, options_may_be_repeated);
     tcase_add_test(t, tables_line_up_and_tame_control_characters);
     tcase_add_test(t, the_page_tells_every_command);
     suite_add_tcase(s, t);
