@@ -199,7 +199,10 @@ struct adapter_commit {
     const char *settings_json;  /* object or null */
 };
 /* Appends entry expected+1 with the sealed contents of `o`. An entry of the same job there already counts as done.
- * CONFLICT: somebody else's is there (train again from it). The marker of the adapter is set. */
+ * CONFLICT: somebody else's is there (train again from it). The marker of the adapter is set.
+ * A create may follow any entry, of a living adapter too: clients make the same id again and expect a fresh start (so did
+ * the system they come from, mixing new weights with old moments). It is one more version on the same log: nothing of
+ * the old one is mixed in, its history stays, rollback leads back. Step and undo need a living adapter. */
 int adapter_commit(struct adapters *a, const char *id, const struct adapter_commit *fields, struct adapter_out *o,
                    const struct claas_call *call, struct adapter_entry **out, struct claas_error *err);
 
