@@ -13,17 +13,18 @@
 
 enum { TAG_MAX = 64 };
 
-/* ---- aliases --------------------------------------------------------------------------------------------------------------- */
+/* ---- aliases ---- */
 
-int adapter_alias_set(struct adapters *a, const char *alias, const char *id, const struct claas_call *call,
-                      struct claas_error *err)
+int adapter_alias_set(struct adapters *a, const char *alias, const char *id,
+                      const struct claas_call *call, struct claas_error *err)
 {
     struct adapter_entry *head = NULL;
     struct claas_error local = ERR_INIT;
     int rc = adapter_head(a, alias, call, &head, &local);
     if (rc == 0) {
         adapter_entry_unref(head);
-        return err_set(err, CLAAS_ERR_INVALID, "alias", "'%s' is the id of an adapter and cannot be an alias", alias);
+        return err_set(err, CLAAS_ERR_INVALID, "alias",
+                       "'%s' is the id of an adapter and cannot be an alias", alias);
     }
     if (rc != CLAAS_ERR_NOT_FOUND) {
         if (err) {
@@ -41,8 +42,8 @@ int adapter_alias_set(struct adapters *a, const char *alias, const char *id, con
     return store_write_id(a, key, id, 0, call, err);
 }
 
-int adapter_alias_get(struct adapters *a, const char *alias, const struct claas_call *call, char out[ADAPTER_ID_CAP],
-                      struct claas_error *err)
+int adapter_alias_get(struct adapters *a, const char *alias, const struct claas_call *call,
+                      char out[ADAPTER_ID_CAP], struct claas_error *err)
 {
     int rc = adapter_id_check(alias, err);
     if (rc) {
@@ -61,7 +62,8 @@ int adapter_alias_get(struct adapters *a, const char *alias, const struct claas_
     return rc;
 }
 
-int adapter_alias_delete(struct adapters *a, const char *alias, const struct claas_call *call, struct claas_error *err)
+int adapter_alias_delete(struct adapters *a, const char *alias, const struct claas_call *call,
+                         struct claas_error *err)
 {
     char target[ADAPTER_ID_CAP];
     int rc = adapter_alias_get(a, alias, call, target, err);
@@ -73,9 +75,10 @@ int adapter_alias_delete(struct adapters *a, const char *alias, const struct cla
     return store_remove(a, key, call, err);
 }
 
-/* ---- marks --------------------------------------------------------------------------------------------------------------------- */
+/* ---- marks ---- */
 
-static int mark_key(char out[KEY_CAP], const char *id, uint64_t n, const char *tag, struct claas_error *err)
+static int mark_key(char out[KEY_CAP], const char *id, uint64_t n, const char *tag,
+                    struct claas_error *err)
 {
     int rc = adapter_id_check(id, err);
     if (rc) {
@@ -84,8 +87,9 @@ static int mark_key(char out[KEY_CAP], const char *id, uint64_t n, const char *t
     size_t len = tag ? strnlen(tag, TAG_MAX + 1) : 0;
     if (len == 0 || len > TAG_MAX ||
         strspn(tag, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != len) {
-        return err_set(err, CLAAS_ERR_INVALID, "tag", "'%.80s' is no tag: 1 to %d letters, digits and . _ -",
-                       tag ? tag : "", TAG_MAX);
+        return err_set(err, CLAAS_ERR_INVALID, "tag",
+                       "'%.80s' is no tag: 1 to %d letters, digits and . _ -", tag ? tag : "",
+                       TAG_MAX);
     }
     char tail[TAG_MAX + 32];
     (void)snprintf(tail, sizeof tail, "/%08" PRIu64 ".%s", n, tag); /* fits */
@@ -93,8 +97,8 @@ static int mark_key(char out[KEY_CAP], const char *id, uint64_t n, const char *t
     return 0;
 }
 
-int adapter_mark_set(struct adapters *a, const char *id, uint64_t n, const char *tag, const struct claas_call *call,
-                     struct claas_error *err)
+int adapter_mark_set(struct adapters *a, const char *id, uint64_t n, const char *tag,
+                     const struct claas_call *call, struct claas_error *err)
 {
     char key[KEY_CAP];
     struct adapter_version *v = NULL;
@@ -112,8 +116,8 @@ int adapter_mark_set(struct adapters *a, const char *id, uint64_t n, const char 
     return store_write_id(a, key, id, 0, call, err);
 }
 
-int adapter_mark_clear(struct adapters *a, const char *id, uint64_t n, const char *tag, const struct claas_call *call,
-                       struct claas_error *err)
+int adapter_mark_clear(struct adapters *a, const char *id, uint64_t n, const char *tag,
+                       const struct claas_call *call, struct claas_error *err)
 {
     char key[KEY_CAP];
     int rc = mark_key(key, id, n, tag, err);
@@ -138,8 +142,8 @@ static int marks_each(void *ctx, const char *key, const struct claas_object *obj
     return m->rc;
 }
 
-int adapter_mark_list(struct adapters *a, const char *id, const struct claas_call *call, struct adapter_names *out,
-                      struct claas_error *err)
+int adapter_mark_list(struct adapters *a, const char *id, const struct claas_call *call,
+                      struct adapter_names *out, struct claas_error *err)
 {
     char prefix[KEY_CAP];
     int rc = adapter_id_check(id, err);

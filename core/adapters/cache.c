@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What is remembered of the store: entries (immutable, so never stale), the last known head of each id, and which files
- * were compared with their digests. All bounded; the longest unused goes first. */
+/* What is remembered of the store: entries (immutable, so never stale), the last known head of each
+ * id, and which files were compared with their digests. All bounded; the longest unused goes
+ * first. */
 #include "config.h"
 
 #include "internal.h"
@@ -101,14 +102,16 @@ void cache_clear(struct adapters *a)
     }
 }
 
-int cache_is_verified(struct adapters *a, const struct claas_digest *sha256, const struct verified *file)
+int cache_is_verified(struct adapters *a, const struct claas_digest *sha256,
+                      const struct verified *file)
 {
     int found = 0;
     (void)pthread_mutex_lock(&a->lock);
     for (size_t i = 0; i < VERIFIED_SLOTS && !found; i++) {
         const struct verified *v = &a->verified[i];
         found = v->ino == file->ino && v->dev == file->dev && v->bytes == file->bytes &&
-                v->modified_ns == file->modified_ns && v->ino != 0 && sha256_equal(&v->sha256, sha256);
+                v->modified_ns == file->modified_ns && v->ino != 0 &&
+                sha256_equal(&v->sha256, sha256);
     }
     (void)pthread_mutex_unlock(&a->lock);
     return found;

@@ -20,7 +20,7 @@
 
 enum { PUT_THREADS = 4 };
 
-/* ---- contents ----------------------------------------------------------------------------------------------------------------- */
+/* ---- contents ---- */
 
 struct putting {
     struct adapter_out *o;
@@ -36,8 +36,8 @@ struct putter {
     struct claas_error err;
 };
 
-static int put_file(struct adapter_out *o, const struct content_file *f, const struct claas_call *call,
-                    struct claas_error *err)
+static int put_file(struct adapter_out *o, const struct content_file *f,
+                    const struct claas_call *call, struct claas_error *err)
 {
     if (f->path) {
         return store_put_blob(o->a, &f->sha256, f->path, f->bytes, call, err);
@@ -80,7 +80,8 @@ int adapter_out_put(struct adapter_out *o, const struct claas_call *call, struct
     }
     (void)sigfillset(&signals);
     (void)pthread_sigmask(SIG_BLOCK, &signals, &before);
-    while (started < wanted && pthread_create(&putters[started].thread, NULL, putter_run, &putters[started]) == 0) {
+    while (started < wanted &&
+           pthread_create(&putters[started].thread, NULL, putter_run, &putters[started]) == 0) {
         started++; /* fewer are as good, only slower */
     }
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -100,7 +101,7 @@ int adapter_out_put(struct adapter_out *o, const struct claas_call *call, struct
     return 0;
 }
 
-/* ---- metrics as JSON ------------------------------------------------------------------------------------------------------------ */
+/* ---- metrics as JSON ---- */
 
 /* The last value of each name on top; "steps": one object for each step, when there are several. */
 static cJSON *metrics_json(const struct adapter_out *o)
@@ -134,18 +135,20 @@ static cJSON *metrics_json(const struct adapter_out *o)
     return all;
 }
 
-/* ---- commit ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- commit ---- */
 
 static int job_check(const char *job, struct claas_error *err)
 {
     if (name_word_ok(job, ADAPTER_JOB_CAP)) {
         return 0;
     }
-    return err_set(err, CLAAS_ERR_INVALID, "job", "the name of a job is 1 to %d printable characters without blanks",
+    return err_set(err, CLAAS_ERR_INVALID, "job",
+                   "the name of a job is 1 to %d printable characters without blanks",
                    ADAPTER_JOB_CAP - 1);
 }
 
-static int marker_set(struct adapters *a, const char *id, const struct claas_call *call, struct claas_error *err)
+static int marker_set(struct adapters *a, const char *id, const struct claas_call *call,
+                      struct claas_error *err)
 {
     char key[KEY_CAP];
     struct claas_error local = ERR_INIT;
@@ -160,10 +163,11 @@ static int marker_set(struct adapters *a, const char *id, const struct claas_cal
     return rc;
 }
 
-/* 0 with *end (may be null) if the log ends where the commit expects; *done set if the job has its entry already. */
+/* 0 with *end (may be null) if the log ends where the commit expects; *done set if the job has its
+ * entry already. */
 static int commit_place(struct adapters *a, const char *id, const struct adapter_commit *c,
-                        const struct claas_call *call, struct adapter_entry **end, struct adapter_entry **done,
-                        struct claas_error *err)
+                        const struct claas_call *call, struct adapter_entry **end,
+                        struct adapter_entry **done, struct claas_error *err)
 {
     int rc = adapter_log_end(a, id, call, end, err);
     if (rc) {
@@ -174,27 +178,34 @@ static int commit_place(struct adapters *a, const char *id, const struct adapter
         rc = adapter_log_find(a, id, c->expected, c->job, call, done, NULL);
         if (rc == CLAAS_ERR_NOT_FOUND) {
             rc = err_set(err, CLAAS_ERR_CONFLICT, "version",
-                         "cannot append to version %" PRIu64 " of '%s': it is at version %" PRIu64, c->expected, id, n);
+                         "cannot append to version %" PRIu64 " of '%s': it is at version %" PRIu64,
+                         c->expected, id, n);
         } else if (rc) {
             rc = err_set(err, rc, NULL, "cannot follow the log of '%s'", id);
         }
     } else if (n < c->expected) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "version", "'%s' has no version %" PRIu64 " to append to", id, c->expected);
-    } else if ((c->kind == ADAPTER_STEP || c->kind == ADAPTER_UNDO) && (!*end || (*end)->kind == ADAPTER_DELETE)) {
-        rc = err_set(err, CLAAS_ERR_CONFLICT, "lora_id", "cannot append to '%s': there is no such adapter", id);
+        rc = err_set(err, CLAAS_ERR_INVALID, "version",
+                     "'%s' has no version %" PRIu64 " to append to", id, c->expected);
+    } else if ((c->kind == ADAPTER_STEP || c->kind == ADAPTER_UNDO) &&
+               (!*end || (*end)->kind == ADAPTER_DELETE)) {
+        rc = err_set(err, CLAAS_ERR_CONFLICT, "lora_id",
+                     "cannot append to '%s': there is no such adapter", id);
     }
     return rc;
 }
 
-static int commit_check(const struct adapter_commit *c, const struct adapter_out *o, cJSON **settings,
-                        struct claas_error *err)
+static int commit_check(const struct adapter_commit *c, const struct adapter_out *o,
+                        cJSON **settings, struct claas_error *err)
 {
-    if (c->kind != ADAPTER_CREATE && c->kind != ADAPTER_STEP && c->kind != ADAPTER_IMPORT && c->kind != ADAPTER_UNDO) {
-        return err_set(err, CLAAS_ERR_INVALID, "kind", "an entry of kind '%s' has no contents of its own",
+    if (c->kind != ADAPTER_CREATE && c->kind != ADAPTER_STEP && c->kind != ADAPTER_IMPORT &&
+        c->kind != ADAPTER_UNDO) {
+        return err_set(err, CLAAS_ERR_INVALID, "kind",
+                       "an entry of kind '%s' has no contents of its own",
                        adapter_kind_name(c->kind));
     }
     if (!o->sealed) {
-        return err_set(err, CLAAS_ERR_INVALID, NULL, "cannot commit '%s': its contents are not sealed", o->id);
+        return err_set(err, CLAAS_ERR_INVALID, NULL,
+                       "cannot commit '%s': its contents are not sealed", o->id);
     }
     int rc = job_check(c->job, err);
     if (rc == 0 && c->settings_json) {
@@ -206,8 +217,9 @@ static int commit_check(const struct adapter_commit *c, const struct adapter_out
     return rc;
 }
 
-static int commit_append(struct adapters *a, const char *id, const struct adapter_commit *c, struct adapter_out *o,
-                         const struct adapter_entry *end, const cJSON *settings, const struct claas_call *call,
+static int commit_append(struct adapters *a, const char *id, const struct adapter_commit *c,
+                         struct adapter_out *o, const struct adapter_entry *end,
+                         const cJSON *settings, const struct claas_call *call,
                          struct adapter_entry **out, struct claas_error *err)
 {
     size_t n = o->content->n_files;
@@ -242,8 +254,9 @@ static int commit_append(struct adapters *a, const char *id, const struct adapte
     return rc;
 }
 
-int adapter_commit(struct adapters *a, const char *id, const struct adapter_commit *c, struct adapter_out *o,
-                   const struct claas_call *call, struct adapter_entry **out, struct claas_error *err)
+int adapter_commit(struct adapters *a, const char *id, const struct adapter_commit *c,
+                   struct adapter_out *o, const struct claas_call *call, struct adapter_entry **out,
+                   struct claas_error *err)
 {
     cJSON *settings = NULL;
     struct adapter_entry *end = NULL;
@@ -255,11 +268,13 @@ int adapter_commit(struct adapters *a, const char *id, const struct adapter_comm
     if (rc == 0) {
         rc = commit_place(a, id, c, call, &end, &done, err);
     }
-    if (rc == 0 && !done && (o->put_ns == 0 || clock_mono_ns() - o->put_ns > a->options.grace_ns / 2)) {
+    if (rc == 0 && !done &&
+        (o->put_ns == 0 || clock_mono_ns() - o->put_ns > a->options.grace_ns / 2)) {
         rc = adapter_out_put(o, call, err);
     }
     if (rc == 0 && !done && (!end || end->kind == ADAPTER_DELETE)) {
-        /* before the entry: a marker without a log is not shown, a log without a marker could not be found */
+        /* before the entry: a marker without a log is not shown, a log without a marker could not
+         * be found */
         rc = marker_set(a, id, call, err);
     }
     if (rc == 0) {
@@ -275,11 +290,12 @@ int adapter_commit(struct adapters *a, const char *id, const struct adapter_comm
     return 0;
 }
 
-/* ---- rollback ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- rollback ---- */
 
 /* Which of the target's files can be had again; those are made young. */
-static int restore_files(struct adapters *a, const struct adapter_entry *target, const struct claas_call *call,
-                         const struct claas_file **list, uint32_t *out_n, struct claas_error *err)
+static int restore_files(struct adapters *a, const struct adapter_entry *target,
+                         const struct claas_call *call, const struct claas_file **list,
+                         uint32_t *out_n, struct claas_error *err)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < target->n_files; i++) {
@@ -287,7 +303,8 @@ static int restore_files(struct adapters *a, const struct adapter_entry *target,
         struct claas_error local = ERR_INIT;
         int rc = store_keep_blob(a, f, 0, call, &local);
         if (rc == CLAAS_ERR_NOT_FOUND && (f->roles & CLAAS_SERVE)) {
-            return err_set(err, rc, "version", "cannot go back to '%s@%" PRIu64 "': its contents are no longer kept",
+            return err_set(err, rc, "version",
+                           "cannot go back to '%s@%" PRIu64 "': its contents are no longer kept",
                            target->id, target->n);
         }
         if (rc && rc != CLAAS_ERR_NOT_FOUND) {
@@ -319,8 +336,8 @@ static int job_or_fresh(const char *job, char out[ADAPTER_JOB_CAP], struct claas
 }
 
 static int restore_append(struct adapters *a, const struct adapter_entry *target, const char *job,
-                          const struct adapter_entry *head, const struct claas_call *call, struct adapter_entry **out,
-                          struct claas_error *err)
+                          const struct adapter_entry *head, const struct claas_call *call,
+                          struct adapter_entry **out, struct claas_error *err)
 {
     const struct claas_file **list = mem_array(target->n_files, sizeof *list);
     cJSON *settings = NULL;
@@ -330,7 +347,8 @@ static int restore_append(struct adapters *a, const struct adapter_entry *target
         rc = restore_files(a, target, call, list, &n_files, err);
     }
     if (rc == 0) {
-        rc = json_parse(target->settings_json, strlen(target->settings_json), "settings", &settings, err);
+        rc = json_parse(target->settings_json, strlen(target->settings_json), "settings", &settings,
+                        err);
     }
     if (rc == 0) {
         struct entry_draft d = {
@@ -357,8 +375,9 @@ static int restore_append(struct adapters *a, const struct adapter_entry *target
     return rc;
 }
 
-int adapter_rollback(struct adapters *a, const char *id, uint64_t n, const char *job, const struct claas_call *call,
-                     struct adapter_entry **out, struct claas_error *err)
+int adapter_rollback(struct adapters *a, const char *id, uint64_t n, const char *job,
+                     const struct claas_call *call, struct adapter_entry **out,
+                     struct claas_error *err)
 {
     char name[ADAPTER_JOB_CAP];
     struct adapter_entry *target = NULL;
@@ -369,7 +388,8 @@ int adapter_rollback(struct adapters *a, const char *id, uint64_t n, const char 
         if (rc == 0 && !target) {
             rc = adapter_entry_get(a, id, n, call, &target, err);
             if (rc == 0 && target->n_files == 0) {
-                rc = err_set(err, CLAAS_ERR_NOT_FOUND, "version", "'%s@%" PRIu64 "' is a deletion and no version", id, n);
+                rc = err_set(err, CLAAS_ERR_NOT_FOUND, "version",
+                             "'%s@%" PRIu64 "' is a deletion and no version", id, n);
             }
         }
         if (rc == 0) {
@@ -385,10 +405,11 @@ int adapter_rollback(struct adapters *a, const char *id, uint64_t n, const char 
     return rc;
 }
 
-/* ---- deletion ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- deletion ---- */
 
 /* Aliases that point at id. */
-static int delete_aliases(struct adapters *a, const char *id, const struct claas_call *call, struct claas_error *err)
+static int delete_aliases(struct adapters *a, const char *id, const struct claas_call *call,
+                          struct claas_error *err)
 {
     char after[ADAPTER_ID_CAP] = "";
     int rc = 0;
@@ -412,7 +433,8 @@ static int delete_aliases(struct adapters *a, const char *id, const struct claas
     return rc;
 }
 
-static int delete_marks(struct adapters *a, const char *id, const struct claas_call *call, struct claas_error *err)
+static int delete_marks(struct adapters *a, const char *id, const struct claas_call *call,
+                        struct claas_error *err)
 {
     struct adapter_names marks = { 0 };
     int rc = adapter_mark_list(a, id, call, &marks, err);
@@ -425,8 +447,10 @@ static int delete_marks(struct adapters *a, const char *id, const struct claas_c
     return rc;
 }
 
-/* What stands around a log that ended. Somebody may have made the id anew meanwhile: then the marker comes back. */
-static int delete_traces(struct adapters *a, const char *id, const struct claas_call *call, struct claas_error *err)
+/* What stands around a log that ended. Somebody may have made the id anew meanwhile: then the
+ * marker comes back. */
+static int delete_traces(struct adapters *a, const char *id, const struct claas_call *call,
+                         struct claas_error *err)
 {
     char key[KEY_CAP];
     key_of(key, "adapters/", id, "");
@@ -448,8 +472,8 @@ static int delete_traces(struct adapters *a, const char *id, const struct claas_
     return rc;
 }
 
-static int delete_log(struct adapters *a, const char *id, const char *job, const struct claas_call *call,
-                      struct claas_error *err)
+static int delete_log(struct adapters *a, const char *id, const char *job,
+                      const struct claas_call *call, struct claas_error *err)
 {
     char name[ADAPTER_JOB_CAP];
     int rc = job_or_fresh(job, name, err);
@@ -480,14 +504,16 @@ static int delete_log(struct adapters *a, const char *id, const char *job, const
     return rc;
 }
 
-int adapter_delete(struct adapters *a, const char *name, const char *job, const struct claas_call *call,
-                   struct claas_error *err)
+int adapter_delete(struct adapters *a, const char *name, const char *job,
+                   const struct claas_call *call, struct claas_error *err)
 {
     struct adapter_name found = { 0 };
     struct claas_error local = ERR_INIT;
     char id[ADAPTER_ID_CAP];
-    int rc = name && strchr(name, '@') ? err_set(&local, CLAAS_ERR_INVALID, "lora_id", "'%.200s' is one version: versions "
-                                                 "stay until the adapter goes", name)
+    int rc = name && strchr(name, '@') ? err_set(&local, CLAAS_ERR_INVALID, "lora_id",
+                                                 "'%.200s' is one version: versions "
+                                                 "stay until the adapter goes",
+                                                 name)
                                        : adapter_id_check(name, &local);
     if (rc == 0) {
         rc = delete_log(a, name, job, call, &local);
@@ -499,7 +525,8 @@ int adapter_delete(struct adapters *a, const char *name, const char *job, const 
             return 0;
         }
     }
-    if (rc == CLAAS_ERR_NOT_FOUND && adapter_id_strip(name, found.id, NULL) == 0 && strcmp(found.id, name) != 0) {
+    if (rc == CLAAS_ERR_NOT_FOUND && adapter_id_strip(name, found.id, NULL) == 0 &&
+        strcmp(found.id, name) != 0) {
         memcpy(id, found.id, sizeof id);
         rc = delete_log(a, id, job, call, &local);
     }

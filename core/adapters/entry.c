@@ -67,7 +67,7 @@ size_t entry_bytes(const struct adapter_entry *e)
     return ((const struct entry_box *)e)->bytes;
 }
 
-/* ---- digests of a set of files -------------------------------------------------------------------------------------- */
+/* ---- digests of a set of files ---- */
 
 static int line_order(const void *a, const void *b)
 {
@@ -84,9 +84,10 @@ static char *digest_line(const struct claas_file *f, uint32_t roles)
     return buf_take(&b);
 }
 
-/* SHA-256 over head and the sorted lines of the files that have one of `roles`, written with these roles only. */
-static int digest_files(const char *head, uint32_t roles, const struct claas_file *const *files, uint32_t n,
-                        struct claas_digest *out, struct claas_error *err)
+/* SHA-256 over head and the sorted lines of the files that have one of `roles`, written with these
+ * roles only. */
+static int digest_files(const char *head, uint32_t roles, const struct claas_file *const *files,
+                        uint32_t n, struct claas_digest *out, struct claas_error *err)
 {
     char **lines = mem_array(n, sizeof *lines);
     struct sha256 *hash = sha256_new();
@@ -116,8 +117,9 @@ static int digest_files(const char *head, uint32_t roles, const struct claas_fil
     return rc;
 }
 
-int adapter_digests(const char *format, const char *base, const struct claas_file *const *files, uint32_t n,
-                    struct claas_digest *out_state, struct claas_digest *out_serve, struct claas_error *err)
+int adapter_digests(const char *format, const char *base, const struct claas_file *const *files,
+                    uint32_t n, struct claas_digest *out_state, struct claas_digest *out_serve,
+                    struct claas_error *err)
 {
     struct claas_digest state;
     struct claas_digest serve;
@@ -138,7 +140,7 @@ int adapter_digests(const char *format, const char *base, const struct claas_fil
     return rc;
 }
 
-/* ---- writing ----------------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static cJSON *encode_files(const struct entry_draft *d)
 {
@@ -217,13 +219,14 @@ int entry_encode(const struct entry_draft *d, struct buf *out, struct claas_erro
         return err_oom(err, "writing a log entry");
     }
     if (out->len - before > ENTRY_BYTES_MAX) {
-        return err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "the log entry %llu of '%s' would have more than %d bytes",
+        return err_set(err, CLAAS_ERR_EXHAUSTED, NULL,
+                       "the log entry %llu of '%s' would have more than %d bytes",
                        (unsigned long long)d->n, d->id, ENTRY_BYTES_MAX);
     }
     return 0;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------ */
+/* ---- reading ---- */
 
 static int decode_text(const cJSON *o, const char *name, const char **out, struct claas_error *err)
 {
@@ -283,7 +286,8 @@ static int decode_file(const cJSON *o, struct claas_file *f, struct claas_error 
         rc = json_get_text(o, "sha256", &hex, err);
     }
     if (rc == 0 && (bytes < 0 || !sha256_parse(hex, &f->sha256))) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "files", "the file '%s' lacks its size or digest", f->name);
+        rc = err_set(err, CLAAS_ERR_INVALID, "files", "the file '%s' lacks its size or digest",
+                     f->name);
     }
     f->bytes = (uint64_t)bytes;
     return rc ? rc : decode_roles(json_get(o, "roles"), &f->roles, err);
@@ -306,7 +310,8 @@ static int decode_files(const cJSON *list, struct entry_box *box, struct claas_e
         int rc = decode_file(item, &box->facts[n], err);
         for (uint32_t i = 0; rc == 0 && i < n; i++) {
             if (strcmp(box->facts[i].name, box->facts[n].name) == 0) {
-                rc = err_set(err, CLAAS_ERR_INVALID, "files", "the file '%s' is there twice", box->facts[n].name);
+                rc = err_set(err, CLAAS_ERR_INVALID, "files", "the file '%s' is there twice",
+                             box->facts[n].name);
             }
         }
         if (rc) {
@@ -341,7 +346,8 @@ static int decode_claims(const cJSON *list, struct entry_box *box, struct claas_
     return 0;
 }
 
-static int decode_object(const cJSON *o, const char *name, char **owner, const char **out, struct claas_error *err)
+static int decode_object(const cJSON *o, const char *name, char **owner, const char **out,
+                         struct claas_error *err)
 {
     const cJSON *value = json_get(o, name);
     if (value && !cJSON_IsObject(value)) {
@@ -353,7 +359,8 @@ static int decode_object(const cJSON *o, const char *name, char **owner, const c
 }
 
 /* Which entry it says it is, and what it follows. */
-static int decode_place(const cJSON *o, const char *id, uint64_t n, struct adapter_entry *e, struct claas_error *err)
+static int decode_place(const cJSON *o, const char *id, uint64_t n, struct adapter_entry *e,
+                        struct claas_error *err)
 {
     int64_t version = 0;
     int64_t number = 0;
@@ -362,8 +369,8 @@ static int decode_place(const cJSON *o, const char *id, uint64_t n, struct adapt
     const char *hex = NULL;
     int rc = json_get_int(o, "v", 1, INT32_MAX, &version, err);
     if (rc == 0 && version > ENTRY_FORMAT) {
-        return err_set(err, CLAAS_ERR_UNSUPPORTED, "v", "it was written by a newer claas (format %lld)",
-                       (long long)version);
+        return err_set(err, CLAAS_ERR_UNSUPPORTED, "v",
+                       "it was written by a newer claas (format %lld)", (long long)version);
     }
     if (rc == 0) {
         rc = decode_text(o, "id", &e->id, err);
@@ -381,10 +388,12 @@ static int decode_place(const cJSON *o, const char *id, uint64_t n, struct adapt
         rc = json_get_text(o, "previous", &hex, err);
     }
     if (rc == 0 && (version == 0 || strcmp(e->id, id) != 0 || (uint64_t)number != n)) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "n", "it says it is entry %lld of '%.80s'", (long long)number, e->id);
+        rc = err_set(err, CLAAS_ERR_INVALID, "n", "it says it is entry %lld of '%.80s'",
+                     (long long)number, e->id);
     }
     if (rc == 0 && ((n > 1) != (hex != NULL) || (hex && !sha256_parse(hex, &e->previous)))) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "previous", "the digest of the entry before it is missing or malformed");
+        rc = err_set(err, CLAAS_ERR_INVALID, "previous",
+                     "the digest of the entry before it is missing or malformed");
     }
     e->n = n;
     e->of = (uint64_t)of;
@@ -419,7 +428,8 @@ static int decode_words(const cJSON *o, struct adapter_entry *e, struct claas_er
 static int decode_all(const char *id, uint64_t n, struct entry_box *box, struct claas_error *err)
 {
     struct adapter_entry *e = &box->entry;
-    int rc = cJSON_IsObject(box->json) ? 0 : err_set(err, CLAAS_ERR_INVALID, NULL, "no JSON object");
+    int rc = cJSON_IsObject(box->json) ? 0
+                                       : err_set(err, CLAAS_ERR_INVALID, NULL, "no JSON object");
     if (rc == 0) {
         rc = decode_place(box->json, id, n, e, err);
     }
@@ -433,7 +443,8 @@ static int decode_all(const char *id, uint64_t n, struct entry_box *box, struct 
         rc = decode_claims(json_get(box->json, "claims"), box, err);
     }
     if (rc == 0 && (e->kind == ADAPTER_DELETE) != (e->n_files == 0)) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "files", "a version without files, or a deletion with some");
+        rc = err_set(err, CLAAS_ERR_INVALID, "files",
+                     "a version without files, or a deletion with some");
     }
     if (rc == 0) {
         rc = decode_object(box->json, "settings", &box->settings, &e->settings_json, err);
@@ -447,8 +458,8 @@ static int decode_all(const char *id, uint64_t n, struct entry_box *box, struct 
     return rc;
 }
 
-int entry_decode(const char *id, uint64_t n, const char *text, size_t bytes, struct adapter_entry **out,
-                 struct claas_error *err)
+int entry_decode(const char *id, uint64_t n, const char *text, size_t bytes,
+                 struct adapter_entry **out, struct claas_error *err)
 {
     char key[KEY_CAP];
     key_log(key, id, n);

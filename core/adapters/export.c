@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Export: a version's files as a zip that PEFT can read once unpacked. Built as a file, never in memory. */
+/* Export: a version's files as a zip that PEFT can read once unpacked. Built as a file, never in
+ * memory. */
 #include "config.h"
 
 #include "internal.h"
@@ -18,14 +19,17 @@ enum { DEFLATE_BELOW = 1 << 20 }; /* weights do not shrink; texts do */
 
 static int zip_fail(zip_t *zip, const char *label, struct claas_error *err)
 {
-    int rc = err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot export '%s': %s", label, zip_strerror(zip));
+    int rc = err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot export '%s': %s", label,
+                     zip_strerror(zip));
     if (zip_error_code_system(zip_get_error(zip)) == ENOSPC) {
-        rc = err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot export '%s': no space left on the device", label);
+        rc = err_set(err, CLAAS_ERR_EXHAUSTED, NULL,
+                     "cannot export '%s': no space left on the device", label);
     }
     return rc;
 }
 
-static int zip_put(zip_t *zip, struct adapter_version *v, const struct claas_file *f, struct claas_error *err)
+static int zip_put(zip_t *zip, struct adapter_version *v, const struct claas_file *f,
+                   struct claas_error *err)
 {
     const char *path = NULL;
     struct claas_error local = ERR_INIT;
@@ -46,7 +50,8 @@ static int zip_put(zip_t *zip, struct adapter_version *v, const struct claas_fil
         return zip_fail(zip, v->label, err);
     }
     time_t when = v->entry ? (time_t)(v->entry->time_ns / 1000000000) : 0;
-    if (zip_set_file_compression(zip, (zip_uint64_t)index, f->bytes < DEFLATE_BELOW ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 0) ||
+    if (zip_set_file_compression(zip, (zip_uint64_t)index,
+                                 f->bytes < DEFLATE_BELOW ? ZIP_CM_DEFLATE : ZIP_CM_STORE, 0) ||
         (v->entry && zip_file_set_mtime(zip, (zip_uint64_t)index, when, 0))) {
         return zip_fail(zip, v->label, err);
     }
@@ -64,14 +69,16 @@ static int export_cancelled(zip_t *zip, void *ctx)
     return e->call && e->call->left_ms && e->call->left_ms(e->call) == 0;
 }
 
-static int zip_write(struct adapter_version *v, const char *path, const struct claas_call *call, struct claas_error *err)
+static int zip_write(struct adapter_version *v, const char *path, const struct claas_call *call,
+                     struct claas_error *err)
 {
     int code = 0;
     zip_t *zip = zip_open(path, ZIP_CREATE | ZIP_EXCL, &code);
     if (!zip) {
         zip_error_t why;
         zip_error_init_with_code(&why, code);
-        int rc = err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot export '%s': %s", v->label, zip_error_strerror(&why));
+        int rc = err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot export '%s': %s", v->label,
+                         zip_error_strerror(&why));
         zip_error_fini(&why);
         return rc;
     }
@@ -87,15 +94,16 @@ static int zip_write(struct adapter_version *v, const char *path, const struct c
         return 0;
     }
     if (rc == 0) {
-        rc = export_cancelled(zip, &e) ? err_set(err, CLAAS_ERR_CANCELLED, NULL, "gave up exporting '%s'", v->label)
-                                       : zip_fail(zip, v->label, err);
+        rc = export_cancelled(zip, &e)
+                 ? err_set(err, CLAAS_ERR_CANCELLED, NULL, "gave up exporting '%s'", v->label)
+                 : zip_fail(zip, v->label, err);
     }
     zip_discard(zip);
     return rc;
 }
 
-int adapter_export(struct adapters *a, struct adapter_version *v, const struct claas_call *call, int *out_fd,
-                   uint64_t *out_bytes, struct claas_error *err)
+int adapter_export(struct adapters *a, struct adapter_version *v, const struct claas_call *call,
+                   int *out_fd, uint64_t *out_bytes, struct claas_error *err)
 {
     char *path = work_path(a, "export");
     if (!path) {

@@ -22,8 +22,10 @@ static int char_ok(char c)
     return alnum_ok(c) || c == '.' || c == '_' || c == '-';
 }
 
-/* 1 if s is 1 to segments_max segments of at most segment_max bytes, each beginning with a letter or digit. */
-static int path_ok(const char *s, size_t bytes_max, int segments_max, size_t segment_max, int any_first)
+/* 1 if s is 1 to segments_max segments of at most segment_max bytes, each beginning with a letter
+ * or digit. */
+static int path_ok(const char *s, size_t bytes_max, int segments_max, size_t segment_max,
+                   int any_first)
 {
     size_t total = strnlen(s, bytes_max + 1);
     if (total > bytes_max) {
@@ -51,8 +53,10 @@ int adapter_id_check(const char *id, struct claas_error *err)
         return 0;
     }
     return err_set(err, CLAAS_ERR_INVALID, "lora_id",
-                   "'%.80s' is no adapter id: 1 to 8 segments joined by '/', each beginning with a letter or digit, of at "
-                   "most 64 letters, digits and . _ -, 200 bytes in all", id ? id : "");
+                   "'%.80s' is no adapter id: 1 to 8 segments joined by '/', each beginning with a "
+                   "letter or digit, of at "
+                   "most 64 letters, digits and . _ -, 200 bytes in all",
+                   id ? id : "");
 }
 
 /* Length of s without an ending @digits, or n. */
@@ -101,7 +105,8 @@ int name_check_file(const char *name, struct claas_error *err)
     if (name && path_ok(name, FILE_NAME_MAX, FILE_SEGMENTS_MAX, FILE_NAME_MAX, 1)) {
         return 0;
     }
-    return err_set(err, CLAAS_ERR_INVALID, "name", "'%.80s' cannot be the name of an adapter's file", name ? name : "");
+    return err_set(err, CLAAS_ERR_INVALID, "name",
+                   "'%.80s' cannot be the name of an adapter's file", name ? name : "");
 }
 
 int name_word_ok(const char *s, size_t cap)
@@ -173,8 +178,9 @@ int key_blob_parse(const char *key, struct claas_digest *out)
 {
     static const char prefix[] = "blobs/";
     size_t n = sizeof prefix - 1;
-    return strncmp(key, prefix, n) == 0 && strlen(key) == n + 3 + SHA256_HEX - 1 && key[n + 2] == '/' &&
-           memcmp(key + n, key + n + 3, 2) == 0 && sha256_parse(key + n + 3, out);
+    return strncmp(key, prefix, n) == 0 && strlen(key) == n + 3 + SHA256_HEX - 1 &&
+           key[n + 2] == '/' && memcmp(key + n, key + n + 3, 2) == 0 &&
+           sha256_parse(key + n + 3, out);
 }
 
 void adapter_serving_name(const struct claas_version *v, char out[ADAPTER_SERVING_CAP])

@@ -56,9 +56,11 @@ static int page_each(void *ctx, const char *key, const struct claas_object *obje
     return p->rc;
 }
 
-/* Ids whose key begins with `key_prefix` and lies behind `key_after`, at most n, as they stand in the store. */
-static int page_read(struct adapters *a, const char *kind, const char *key_prefix, const char *key_after, uint32_t n,
-                     const struct claas_call *call, struct adapter_names *out, struct claas_error *err)
+/* Ids whose key begins with `key_prefix` and lies behind `key_after`, at most n, as they stand in
+ * the store. */
+static int page_read(struct adapters *a, const char *kind, const char *key_prefix,
+                     const char *key_after, uint32_t n, const struct claas_call *call,
+                     struct adapter_names *out, struct claas_error *err)
 {
     struct page p = { .n_kind = strlen(kind), .err = ERR_INIT };
     int rc = host_storage_list(a->storage, key_prefix, key_after, n, page_each, &p, call, err);
@@ -78,8 +80,10 @@ static int page_read(struct adapters *a, const char *kind, const char *key_prefi
 
 /* Moves the wanted ids of `from` to out until it is full. */
 static int page_keep(struct adapters *a, struct adapter_names *from, uint32_t limit,
-                     int (*keep)(struct adapters *a, const char *id, const struct claas_call *, struct claas_error *),
-                     const struct claas_call *call, struct adapter_names *out, struct claas_error *err)
+                     int (*keep)(struct adapters *a, const char *id, const struct claas_call *,
+                                 struct claas_error *),
+                     const struct claas_call *call, struct adapter_names *out,
+                     struct claas_error *err)
 {
     for (size_t i = 0; i < from->n; i++) {
         int rc = keep ? keep(a, from->at[i], call, err) : 0;
@@ -101,9 +105,12 @@ static int page_keep(struct adapters *a, struct adapter_names *from, uint32_t li
 }
 
 /* All that lie below key_prefix, page by page. */
-static int list_below(struct adapters *a, const char *kind, const char *key_prefix, char after[KEY_CAP], uint32_t limit,
-                      int (*keep)(struct adapters *a, const char *id, const struct claas_call *, struct claas_error *),
-                      const struct claas_call *call, struct adapter_names *out, struct claas_error *err)
+static int list_below(struct adapters *a, const char *kind, const char *key_prefix,
+                      char after[KEY_CAP], uint32_t limit,
+                      int (*keep)(struct adapters *a, const char *id, const struct claas_call *,
+                                  struct claas_error *),
+                      const struct claas_call *call, struct adapter_names *out,
+                      struct claas_error *err)
 {
     int rc = 0;
     for (;;) {
@@ -123,8 +130,10 @@ static int list_below(struct adapters *a, const char *kind, const char *key_pref
     }
 }
 
-int list_ids(struct adapters *a, const char *kind, const char *prefix, const char *after, uint32_t limit,
-             int (*keep)(struct adapters *a, const char *id, const struct claas_call *call, struct claas_error *err),
+int list_ids(struct adapters *a, const char *kind, const char *prefix, const char *after,
+             uint32_t limit,
+             int (*keep)(struct adapters *a, const char *id, const struct claas_call *call,
+                         struct claas_error *err),
              const struct claas_call *call, struct adapter_names *out, struct claas_error *err)
 {
     char id[ADAPTER_ID_CAP] = "";
@@ -158,7 +167,8 @@ int list_ids(struct adapters *a, const char *kind, const char *prefix, const cha
     key_of(key, kind, id, "");
     struct claas_object object = { .size = sizeof object };
     if (n > 0 && !below_only && strcmp(behind, key) < 0) {
-        /* the id itself stands apart from those below it: others ("user1-x", "user10") lie between */
+        /* the id itself stands apart from those below it: others ("user1-x", "user10") lie
+         * between */
         rc = host_storage_head(a->storage, key, &object, call, err);
         if (rc == 0) {
             rc = keep ? keep(a, id, call, err) : 0;
@@ -178,7 +188,8 @@ int list_ids(struct adapters *a, const char *kind, const char *prefix, const cha
 }
 
 /* A marker alone proves nothing: a crash may have left it without a log, or behind a deletion. */
-static int list_living(struct adapters *a, const char *id, const struct claas_call *call, struct claas_error *err)
+static int list_living(struct adapters *a, const char *id, const struct claas_call *call,
+                       struct claas_error *err)
 {
     struct adapter_entry *head = NULL;
     struct claas_error local = ERR_INIT;
@@ -193,14 +204,15 @@ static int list_living(struct adapters *a, const char *id, const struct claas_ca
     return rc;
 }
 
-int adapter_list(struct adapters *a, const char *prefix, const char *after, uint32_t limit, const struct claas_call *call,
-                 struct adapter_names *out, struct claas_error *err)
+int adapter_list(struct adapters *a, const char *prefix, const char *after, uint32_t limit,
+                 const struct claas_call *call, struct adapter_names *out, struct claas_error *err)
 {
     return list_ids(a, "adapters/", prefix, after, limit, list_living, call, out, err);
 }
 
 int adapter_alias_list(struct adapters *a, const char *prefix, const char *after, uint32_t limit,
-                       const struct claas_call *call, struct adapter_names *out, struct claas_error *err)
+                       const struct claas_call *call, struct adapter_names *out,
+                       struct claas_error *err)
 {
     return list_ids(a, "aliases/", prefix, after, limit, NULL, call, out, err);
 }

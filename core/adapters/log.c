@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The log of an adapter: reading entries, following it to its end, appending. Creating entry n+1 if absent is the commit. */
+/* The log of an adapter: reading entries, following it to its end, appending. Creating entry n+1 if
+ * absent is the commit. */
 #include "config.h"
 
 #include "internal.h"
@@ -12,11 +13,12 @@
 
 enum { PUT_TRIES = 5 };
 
-int log_read(struct adapters *a, const char *id, uint64_t n, const struct claas_call *call, struct adapter_entry **out,
-             struct claas_error *err)
+int log_read(struct adapters *a, const char *id, uint64_t n, const struct claas_call *call,
+             struct adapter_entry **out, struct claas_error *err)
 {
     if (n == 0 || n > ENTRY_N_MAX) {
-        return err_set(err, CLAAS_ERR_NOT_FOUND, "version", "'%s' has no version %llu", id, (unsigned long long)n);
+        return err_set(err, CLAAS_ERR_NOT_FOUND, "version", "'%s' has no version %llu", id,
+                       (unsigned long long)n);
     }
     char key[KEY_CAP];
     key_log(key, id, n);
@@ -35,14 +37,16 @@ int log_read(struct adapters *a, const char *id, uint64_t n, const struct claas_
 }
 
 /* Entry n must carry the digest of the one before it. */
-static int chain_check(const struct adapter_entry *before, const struct adapter_entry *e, struct claas_error *err)
+static int chain_check(const struct adapter_entry *before, const struct adapter_entry *e,
+                       struct claas_error *err)
 {
     if (before->n + 1 == e->n && sha256_equal(&before->sha256, &e->previous)) {
         return 0;
     }
     char key[KEY_CAP];
     key_log(key, e->id, e->n);
-    return err_set(err, CLAAS_ERR_CORRUPT, key, "the log entry '%s' does not follow entry %llu: the digest differs", key,
+    return err_set(err, CLAAS_ERR_CORRUPT, key,
+                   "the log entry '%s' does not follow entry %llu: the digest differs", key,
                    (unsigned long long)before->n);
 }
 
@@ -84,8 +88,8 @@ static int last_key_each(void *ctx, const char *key, const struct claas_object *
 }
 
 /* The end as the list shows it, or as far as that lags behind; *out null if it shows none. */
-static int log_end_cold(struct adapters *a, const char *id, const struct claas_call *call, struct adapter_entry **out,
-                        struct claas_error *err)
+static int log_end_cold(struct adapters *a, const char *id, const struct claas_call *call,
+                        struct adapter_entry **out, struct claas_error *err)
 {
     char prefix[KEY_CAP];
     key_of(prefix, "log/", id, "/");
@@ -117,8 +121,8 @@ static int log_end_cold(struct adapters *a, const char *id, const struct claas_c
     return 0;
 }
 
-int adapter_log_end(struct adapters *a, const char *id, const struct claas_call *call, struct adapter_entry **out,
-                    struct claas_error *err)
+int adapter_log_end(struct adapters *a, const char *id, const struct claas_call *call,
+                    struct adapter_entry **out, struct claas_error *err)
 {
     int rc = adapter_id_check(id, err);
     if (rc) {
@@ -157,8 +161,8 @@ int adapter_log_end(struct adapters *a, const char *id, const struct claas_call 
     return rc;
 }
 
-int adapter_head(struct adapters *a, const char *id, const struct claas_call *call, struct adapter_entry **out,
-                 struct claas_error *err)
+int adapter_head(struct adapters *a, const char *id, const struct claas_call *call,
+                 struct adapter_entry **out, struct claas_error *err)
 {
     struct adapter_entry *end = NULL;
     int rc = adapter_log_end(a, id, call, &end, err);
@@ -175,8 +179,9 @@ int adapter_head(struct adapters *a, const char *id, const struct claas_call *ca
     return 0;
 }
 
-int adapter_log_find(struct adapters *a, const char *id, uint64_t from, const char *job, const struct claas_call *call,
-                     struct adapter_entry **out, struct claas_error *err)
+int adapter_log_find(struct adapters *a, const char *id, uint64_t from, const char *job,
+                     const struct claas_call *call, struct adapter_entry **out,
+                     struct claas_error *err)
 {
     struct adapter_entry *end = NULL;
     int rc = adapter_log_end(a, id, call, &end, err);
@@ -197,8 +202,9 @@ int adapter_log_find(struct adapters *a, const char *id, uint64_t from, const ch
         }
         adapter_entry_unref(e);
     }
-    return err_set(err, CLAAS_ERR_NOT_FOUND, "job", "no entry of '%s' after %llu is of the job '%s'", id,
-                   (unsigned long long)from, job);
+    return err_set(err, CLAAS_ERR_NOT_FOUND, "job",
+                   "no entry of '%s' after %llu is of the job '%s'", id, (unsigned long long)from,
+                   job);
 }
 
 void adapter_entries_clear(struct adapter_entries *list)
@@ -210,9 +216,11 @@ void adapter_entries_clear(struct adapter_entries *list)
     *list = (struct adapter_entries){ 0 };
 }
 
-/* Entries `n` and below; one more than the page holds is read to check what the last of it follows. */
-static int history_page(struct adapters *a, const char *id, uint64_t n, uint32_t limit, const struct claas_call *call,
-                        struct adapter_entries *page, struct claas_error *err)
+/* Entries `n` and below; one more than the page holds is read to check what the last of it
+ * follows. */
+static int history_page(struct adapters *a, const char *id, uint64_t n, uint32_t limit,
+                        const struct claas_call *call, struct adapter_entries *page,
+                        struct claas_error *err)
 {
     int rc = 0;
     for (; rc == 0 && n > 0; n--) {
@@ -235,8 +243,9 @@ static int history_page(struct adapters *a, const char *id, uint64_t n, uint32_t
     return rc;
 }
 
-int adapter_history(struct adapters *a, const char *id, uint64_t before, uint32_t limit, const struct claas_call *call,
-                    struct adapter_entries *out, struct claas_error *err)
+int adapter_history(struct adapters *a, const char *id, uint64_t before, uint32_t limit,
+                    const struct claas_call *call, struct adapter_entries *out,
+                    struct claas_error *err)
 {
     struct adapter_entry *end = NULL;
     int rc = adapter_log_end(a, id, call, &end, err);
@@ -262,7 +271,7 @@ int adapter_history(struct adapters *a, const char *id, uint64_t before, uint32_
     return 0;
 }
 
-/* ---- appending ------------------------------------------------------------------------------------------------------------ */
+/* ---- appending ---- */
 
 static void append_begin(struct adapters *a)
 {
@@ -283,8 +292,9 @@ static void append_end(struct adapters *a)
 }
 
 /* Somebody's entry n, or ours whose reply was lost. NOT_FOUND: there is none after all. */
-static int append_settle(struct adapters *a, const struct entry_draft *d, const struct claas_call *call,
-                         struct adapter_entry **out, struct claas_error *err)
+static int append_settle(struct adapters *a, const struct entry_draft *d,
+                         const struct claas_call *call, struct adapter_entry **out,
+                         struct claas_error *err)
 {
     struct adapter_entry *there = NULL;
     int rc = log_read(a, d->id, d->n, call, &there, err);
@@ -295,14 +305,16 @@ static int append_settle(struct adapters *a, const struct entry_draft *d, const 
         *out = there;
         return 0;
     }
-    rc = err_set(err, CLAAS_ERR_CONFLICT, "version", "cannot append version %llu of '%s': the job '%s' was first",
+    rc = err_set(err, CLAAS_ERR_CONFLICT, "version",
+                 "cannot append version %llu of '%s': the job '%s' was first",
                  (unsigned long long)d->n, d->id, there->job);
     adapter_entry_unref(there);
     return rc;
 }
 
 static int append_put(struct adapters *a, const struct entry_draft *d, const struct buf *text,
-                      const struct claas_call *call, struct adapter_entry **out, struct claas_error *err)
+                      const struct claas_call *call, struct adapter_entry **out,
+                      struct claas_error *err)
 {
     char key[KEY_CAP];
     key_log(key, d->id, d->n);
@@ -343,7 +355,8 @@ int log_append(struct adapters *a, const struct entry_draft *d, const struct cla
                struct adapter_entry **out, struct claas_error *err)
 {
     if (d->n > ENTRY_N_MAX) {
-        return err_set(err, CLAAS_ERR_EXHAUSTED, "version", "'%s' has as many versions as can be numbered", d->id);
+        return err_set(err, CLAAS_ERR_EXHAUSTED, "version",
+                       "'%s' has as many versions as can be numbered", d->id);
     }
     struct buf text = BUF_INIT;
     struct adapter_entry *e = NULL;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What an engine writes: files are hashed while they are written, into the store's own file system, so that putting
- * them is a link; nothing counts before seal and commit. */
+/* What an engine writes: files are hashed while they are written, into the store's own file system,
+ * so that putting them is a link; nothing counts before seal and commit. */
 #include "config.h"
 
 #include "internal.h"
@@ -23,7 +23,7 @@
 
 enum { WRITEBACK = 8 << 20, NOTE_MAX = 1024, WORD_CAP = 65, URI_CAP = 2049 };
 
-/* ---- contents --------------------------------------------------------------------------------------------------------------- */
+/* ---- contents ---- */
 
 static void content_file_free(struct content_file *f)
 {
@@ -68,11 +68,12 @@ static struct content_file *content_find(const struct content *c, const char *na
     return NULL;
 }
 
-static int out_check(const struct adapter_out *o, const char *name, uint32_t roles, struct claas_error *err)
+static int out_check(const struct adapter_out *o, const char *name, uint32_t roles,
+                     struct claas_error *err)
 {
     if (roles == 0 || roles > (CLAAS_SERVE | CLAAS_TRAIN | CLAAS_ABOUT)) {
-        return err_set(err, CLAAS_ERR_INVALID, "roles", "the file '%.80s' of '%s' has no valid role", name ? name : "",
-                       o->id);
+        return err_set(err, CLAAS_ERR_INVALID, "roles",
+                       "the file '%.80s' of '%s' has no valid role", name ? name : "", o->id);
     }
     return name_check_file(name, err);
 }
@@ -83,11 +84,12 @@ static int content_add(struct adapter_out *o, const char *name, uint32_t roles, 
 {
     struct content *c = o->content;
     if (o->sealed) {
-        return err_set(err, CLAAS_ERR_INVALID, "name", "cannot add '%s' to '%s': it is sealed", name, o->id);
+        return err_set(err, CLAAS_ERR_INVALID, "name", "cannot add '%s' to '%s': it is sealed",
+                       name, o->id);
     }
     if (c->n_files >= FILES_MAX) {
-        return err_set(err, CLAAS_ERR_EXHAUSTED, "name", "a version of '%s' cannot have more than %d files", o->id,
-                       FILES_MAX);
+        return err_set(err, CLAAS_ERR_EXHAUSTED, "name",
+                       "a version of '%s' cannot have more than %d files", o->id, FILES_MAX);
     }
     struct content_file *f = calloc(1, sizeof *f);
     if (!f || mem_grow((void **)&c->files, &c->cap_files, c->n_files + 1, sizeof *c->files)) {
@@ -112,8 +114,8 @@ static int content_add(struct adapter_out *o, const char *name, uint32_t roles, 
     return 0;
 }
 
-static int out_add(struct adapter_out *o, const char *name, uint32_t roles, int with_path, struct content_file **out,
-                   struct claas_error *err)
+static int out_add(struct adapter_out *o, const char *name, uint32_t roles, int with_path,
+                   struct content_file **out, struct claas_error *err)
 {
     int rc = out_check(o, name, roles, err);
     if (rc) {
@@ -121,17 +123,19 @@ static int out_add(struct adapter_out *o, const char *name, uint32_t roles, int 
     }
     (void)pthread_mutex_lock(&o->lock);
     rc = content_find(o->content, name)
-             ? err_set(err, CLAAS_ERR_INVALID, "name", "the file '%s' of '%s' is there already", name, o->id)
+             ? err_set(err, CLAAS_ERR_INVALID, "name", "the file '%s' of '%s' is there already",
+                       name, o->id)
              : content_add(o, name, roles, with_path, out, err);
     (void)pthread_mutex_unlock(&o->lock);
     return rc;
 }
 
-/* ---- write -------------------------------------------------------------------------------------------------------------------- */
+/* ---- write ---- */
 
 static int file_begin(struct content_file *f, struct claas_error *err)
 {
-    f->fd = open(f->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0440); /* the store may take it as it is */
+    f->fd = open(f->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC,
+                 0440); /* the store may take it as it is */
     if (f->fd < 0) {
         return err_errno(err, errno, f->name, "cannot create '%s'", f->path);
     }
@@ -143,8 +147,8 @@ static int file_append(struct adapter_out *o, struct content_file *f, const void
                        struct claas_error *err)
 {
     if (o->sealed || f->failed) {
-        return err_set(err, CLAAS_ERR_INVALID, "name", "cannot write '%s' of '%s': %s", f->name, o->id,
-                       f->failed ? "an earlier write failed" : "it is sealed");
+        return err_set(err, CLAAS_ERR_INVALID, "name", "cannot write '%s' of '%s': %s", f->name,
+                       o->id, f->failed ? "an earlier write failed" : "it is sealed");
     }
     int rc = f->hash ? 0 : file_begin(f, err);
     if (rc == 0) {
@@ -158,14 +162,15 @@ static int file_append(struct adapter_out *o, struct content_file *f, const void
     uint64_t before = f->bytes;
     f->bytes += n;
     if (before / WRITEBACK != f->bytes / WRITEBACK) {
-        /* start the disk early, so that the sync at the end finds little to do; failing costs only time */
+        /* start the disk early, so that the sync at the end finds little to do; failing costs only
+         * time */
         (void)sync_file_range(f->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     }
     return 0;
 }
 
-static int out_write(struct claas_out *abi, const char *name, uint32_t roles, const void *data, size_t n,
-                     struct claas_error *err)
+static int out_write(struct claas_out *abi, const char *name, uint32_t roles, const void *data,
+                     size_t n, struct claas_error *err)
 {
     struct adapter_out *o = out_of(abi);
     int rc = out_check(o, name, roles, err);
@@ -177,8 +182,8 @@ static int out_write(struct claas_out *abi, const char *name, uint32_t roles, co
     if (!f) {
         rc = content_add(o, name, roles, 1, &f, err);
     } else if (f->roles != roles || !f->path || (f->done && !o->sealed)) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "name", "cannot write '%s' of '%s': it was given otherwise before", name,
-                     o->id);
+        rc = err_set(err, CLAAS_ERR_INVALID, "name",
+                     "cannot write '%s' of '%s': it was given otherwise before", name, o->id);
     }
     (void)pthread_mutex_unlock(&o->lock);
     if (rc == 0) {
@@ -189,7 +194,7 @@ static int out_write(struct claas_out *abi, const char *name, uint32_t roles, co
     return rc;
 }
 
-/* ---- take, have ---------------------------------------------------------------------------------------------------------------- */
+/* ---- take, have ---- */
 
 /* 1 if path, links resolved, lies below the scratch directory. */
 static int below_scratch(const struct adapter_out *o, const char *path)
@@ -214,17 +219,20 @@ static int file_measure(struct content_file *f, struct claas_error *err)
         }
         return err_errno(err, failed, f->name, "cannot read '%s'", f->name);
     }
-    int rc = S_ISREG(st.st_mode) ? sha256_of_fd(fd, (uint64_t)st.st_size, &f->sha256, err)
-                                 : err_set(err, CLAAS_ERR_INVALID, f->name, "'%s' is no regular file", f->name);
+    int rc = S_ISREG(st.st_mode)
+                 ? sha256_of_fd(fd, (uint64_t)st.st_size, &f->sha256, err)
+                 : err_set(err, CLAAS_ERR_INVALID, f->name, "'%s' is no regular file", f->name);
     f->bytes = (uint64_t)st.st_size;
     (void)close(fd); /* opened for reading: nothing can be lost */
     return rc;
 }
 
-static int out_take(struct claas_out *abi, const char *name, uint32_t roles, const char *path, struct claas_error *err)
+static int out_take(struct claas_out *abi, const char *name, uint32_t roles, const char *path,
+                    struct claas_error *err)
 {
     struct adapter_out *o = out_of(abi);
-    char *full = path && path[0] != '/' ? path_join(o->scratch, path) : mem_dup(path ? path : "", path ? strlen(path) : 0);
+    char *full = path && path[0] != '/' ? path_join(o->scratch, path)
+                                        : mem_dup(path ? path : "", path ? strlen(path) : 0);
     if (!full) {
         return err_oom(err, "taking a file");
     }
@@ -232,7 +240,8 @@ static int out_take(struct claas_out *abi, const char *name, uint32_t roles, con
     struct content_file *f = NULL;
     int rc = 0;
     if (!below_scratch(o, full) || lstat(full, &st) || !S_ISREG(st.st_mode)) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "path", "cannot take '%s': it is no regular file in the scratch directory",
+        rc = err_set(err, CLAAS_ERR_INVALID, "path",
+                     "cannot take '%s': it is no regular file in the scratch directory",
                      path ? path : "");
     }
     if (rc == 0) {
@@ -264,7 +273,8 @@ static int out_have(struct claas_out *abi, const char *name, uint32_t roles, uin
     struct claas_file file = { sizeof file, roles, bytes, name, *sha256 };
     rc = store_keep_blob(o->a, &file, 1, NULL, err);
     if (rc == CLAAS_ERR_CORRUPT) {
-        rc = err_set(err, CLAAS_ERR_NOT_FOUND, name, "the store's copy of '%s' is damaged: write it", name);
+        rc = err_set(err, CLAAS_ERR_NOT_FOUND, name,
+                     "the store's copy of '%s' is damaged: write it", name);
     }
     if (rc == 0) {
         rc = out_add(o, name, roles, 0, &f, err);
@@ -277,13 +287,14 @@ static int out_have(struct claas_out *abi, const char *name, uint32_t roles, uin
     return rc;
 }
 
-/* ---- claim, metric, note ----------------------------------------------------------------------------------------------------------- */
+/* ---- claim, metric, note ---- */
 
 static int out_claim(struct claas_out *abi, const char *uri, struct claas_error *err)
 {
     struct adapter_out *o = out_of(abi);
     if (!name_word_ok(uri, URI_CAP)) {
-        return err_set(err, CLAAS_ERR_INVALID, "uri", "a claim of '%s' is empty, too long or has blanks", o->id);
+        return err_set(err, CLAAS_ERR_INVALID, "uri",
+                       "a claim of '%s' is empty, too long or has blanks", o->id);
     }
     char *copy = mem_dup(uri, strlen(uri));
     if (!copy) {
@@ -297,7 +308,8 @@ static int out_claim(struct claas_out *abi, const char *uri, struct claas_error 
     (void)pthread_mutex_unlock(&o->lock);
     if (full) {
         free(copy);
-        return err_set(err, CLAAS_ERR_EXHAUSTED, "uri", "'%s' cannot claim more: %d is the limit, none after seal", o->id,
+        return err_set(err, CLAAS_ERR_EXHAUSTED, "uri",
+                       "'%s' cannot claim more: %d is the limit, none after seal", o->id,
                        CLAIMS_MAX);
     }
     return o->claim ? o->claim(o->ctx, uri, err) : 0;
@@ -312,7 +324,8 @@ static void out_metric(struct claas_out *abi, uint32_t step, const char *name, d
     char *copy = mem_dup(name, strlen(name));
     (void)pthread_mutex_lock(&o->lock);
     if (copy && o->n_metrics < METRICS_MAX &&
-        mem_grow((void **)&o->metrics, &o->cap_metrics, o->n_metrics + 1, sizeof *o->metrics) == 0) {
+        mem_grow((void **)&o->metrics, &o->cap_metrics, o->n_metrics + 1, sizeof *o->metrics) ==
+            0) {
         o->metrics[o->n_metrics++] = (struct adapter_metric){ step, copy, value };
         copy = NULL;
     }
@@ -365,21 +378,24 @@ int adapter_out_metric(const struct adapter_out *o, const char *name, double *va
     return 0;
 }
 
-/* ---- seal -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- seal ---- */
 
 static int file_finish(struct adapter_out *o, struct content_file *f, struct claas_error *err)
 {
     int rc = 0;
     (void)pthread_mutex_lock(&f->lock);
     if (f->failed) {
-        rc = err_set(err, CLAAS_ERR_INVALID, f->name, "cannot seal '%s': writing '%s' failed", o->id, f->name);
+        rc = err_set(err, CLAAS_ERR_INVALID, f->name, "cannot seal '%s': writing '%s' failed",
+                     o->id, f->name);
     } else if (!f->done && !f->hash && (rc = file_begin(f, err))) {
         f->failed = 1;
     }
     if (rc == 0 && !f->done) {
         sha256_end(f->hash, &f->sha256);
         f->hash = NULL;
-        rc = close(f->fd) ? err_errno(err, errno, f->name, "cannot write '%s' of '%s'", f->name, o->id) : 0;
+        rc = close(f->fd)
+                 ? err_errno(err, errno, f->name, "cannot write '%s' of '%s'", f->name, o->id)
+                 : 0;
         f->fd = -1;
         f->done = 1;
     }
@@ -389,7 +405,8 @@ static int file_finish(struct adapter_out *o, struct content_file *f, struct cla
 
 static int file_order(const void *a, const void *b)
 {
-    return strcmp((*(struct content_file *const *)a)->name, (*(struct content_file *const *)b)->name);
+    return strcmp((*(struct content_file *const *)a)->name,
+                  (*(struct content_file *const *)b)->name);
 }
 
 void out_list(const struct adapter_out *o, struct claas_file *facts, const struct claas_file **list)
@@ -422,7 +439,8 @@ static int seal_locked(struct adapter_out *o, const char *format, struct claas_e
     if (o->sealed) {
         return strcmp(o->format, format) == 0
                    ? 0
-                   : err_set(err, CLAAS_ERR_INVALID, "format", "'%s' is sealed already as '%s'", o->id, o->format);
+                   : err_set(err, CLAAS_ERR_INVALID, "format", "'%s' is sealed already as '%s'",
+                             o->id, o->format);
     }
     int serves = 0;
     for (size_t i = 0; i < c->n_files; i++) {
@@ -433,7 +451,8 @@ static int seal_locked(struct adapter_out *o, const char *format, struct claas_e
         }
     }
     if (!serves) {
-        return err_set(err, CLAAS_ERR_INVALID, NULL, "cannot seal '%s': it has no file with the role serve", o->id);
+        return err_set(err, CLAAS_ERR_INVALID, NULL,
+                       "cannot seal '%s': it has no file with the role serve", o->id);
     }
     qsort(c->files, c->n_files, sizeof *c->files, file_order);
     int rc = seal_digests(o, format, err);
@@ -463,7 +482,7 @@ static int out_seal(struct claas_out *abi, const char *format, struct claas_dige
     return rc;
 }
 
-/* ---- life -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static int out_dirs(struct adapter_out *o, struct claas_error *err)
 {
@@ -480,8 +499,8 @@ static int out_dirs(struct adapter_out *o, struct claas_error *err)
     return rc;
 }
 
-int adapter_out_new(struct adapters *a, const struct adapter_out_params *params, struct adapter_out **out,
-                    struct claas_error *err)
+int adapter_out_new(struct adapters *a, const struct adapter_out_params *params,
+                    struct adapter_out **out, struct claas_error *err)
 {
     struct adapter_out *o = calloc(1, sizeof *o);
     if (!o) {
@@ -549,7 +568,8 @@ void adapter_out_free(struct adapter_out *o)
     free(o);
 }
 
-int adapter_out_version(struct adapter_out *o, struct adapter_version **out, struct claas_error *err)
+int adapter_out_version(struct adapter_out *o, struct adapter_version **out,
+                        struct claas_error *err)
 {
     if (!o->sealed) {
         return err_set(err, CLAAS_ERR_INVALID, NULL, "'%s' is not sealed yet", o->id);

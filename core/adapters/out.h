@@ -22,10 +22,12 @@ struct adapter_out {
     atomic_int sealed;
     char format[65];
     struct claas_digest state, serve; /* once sealed */
-    int64_t put_ns;                   /* monotonic time its blobs were put; 0 = not yet. Of adapter_out_put's caller */
+    int64_t
+        put_ns; /* monotonic time its blobs were put; 0 = not yet. Of adapter_out_put's caller */
 };
 
 /* The sealed files as the ABI lists them: facts and list are the caller's arrays of n_files. */
-void out_list(const struct adapter_out *o, struct claas_file *facts, const struct claas_file **list);
+void out_list(const struct adapter_out *o, struct claas_file *facts,
+              const struct claas_file **list);
 
 #endif

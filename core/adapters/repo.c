@@ -33,12 +33,13 @@ static int repo_parse(struct adapters *a, const struct buf *text, struct claas_e
     }
     if (rc == 0 && format > REPO_FORMAT) {
         rc = err_set(err, CLAAS_ERR_UNSUPPORTED, REPO_KEY,
-                     "the store was made by a newer claas: its format is %lld, this one knows %d", (long long)format,
-                     REPO_FORMAT);
+                     "the store was made by a newer claas: its format is %lld, this one knows %d",
+                     (long long)format, REPO_FORMAT);
     } else if (rc == 0) {
         rc = json_get_text(json, "store", &store, err);
     }
-    if (rc == 0 && (format == 0 || strlen(store) != 32 || strspn(store, "0123456789abcdef") != 32)) {
+    if (rc == 0 &&
+        (format == 0 || strlen(store) != 32 || strspn(store, "0123456789abcdef") != 32)) {
         rc = err_set(err, CLAAS_ERR_INVALID, REPO_KEY, "it lacks 'format' or 'store'");
     }
     if (rc == 0) {
@@ -50,7 +51,8 @@ static int repo_parse(struct adapters *a, const struct buf *text, struct claas_e
         if (err) {
             memcpy(why, err->message, sizeof why);
         }
-        rc = err_set(err, CLAAS_ERR_CORRUPT, REPO_KEY, "cannot read '" REPO_KEY "' of the store: %s", why);
+        rc = err_set(err, CLAAS_ERR_CORRUPT, REPO_KEY,
+                     "cannot read '" REPO_KEY "' of the store: %s", why);
     }
     return rc;
 }
@@ -64,8 +66,11 @@ static int repo_make(struct adapters *a, const struct claas_call *call, struct c
         return err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot name the store: no random numbers");
     }
     clock_format(clock_real_ns(), time);
-    buf_addf(&b, "{\"format\":%d,\"store\":\"%s\",\"created\":\"%s\",\"software\":\"claas " PACKAGE_VERSION "\"}\n",
-             REPO_FORMAT, store, time);
+    buf_addf(
+        &b,
+        "{\"format\":%d,\"store\":\"%s\",\"created\":\"%s\",\"software\":\"claas " PACKAGE_VERSION
+        "\"}\n",
+        REPO_FORMAT, store, time);
     int rc = b.failed ? err_oom(err, "making a repository")
                       : store_write(a, REPO_KEY, b.data, b.len, CLAAS_IF_ABSENT, call, err);
     buf_clear(&b);
@@ -96,7 +101,8 @@ static int repo_read(struct adapters *a, const struct claas_call *call, struct c
             return rc;
         }
     }
-    return err_set(err, CLAAS_ERR_UNAVAILABLE, REPO_KEY, "cannot read '" REPO_KEY "' right after it was written");
+    return err_set(err, CLAAS_ERR_UNAVAILABLE, REPO_KEY,
+                   "cannot read '" REPO_KEY "' right after it was written");
 }
 
 /* Where put() can link from if the storage says so, else in the cache directory. */
@@ -127,10 +133,12 @@ static int repo_work(struct adapters *a, struct claas_error *err)
     return rc;
 }
 
-static int repo_options(struct adapters *a, const struct adapters_options *options, struct claas_error *err)
+static int repo_options(struct adapters *a, const struct adapters_options *options,
+                        struct claas_error *err)
 {
     if (!options || !options->cache_dir || options->cache_dir[0] == '\0' || options->grace_ns < 0) {
-        return err_set(err, CLAAS_ERR_INVALID, "cache_dir", "the adapter repository needs a cache directory");
+        return err_set(err, CLAAS_ERR_INVALID, "cache_dir",
+                       "the adapter repository needs a cache directory");
     }
     a->options = *options;
     a->options.cache_dir = mem_dup(options->cache_dir, strlen(options->cache_dir));
@@ -144,8 +152,8 @@ static int repo_options(struct adapters *a, const struct adapters_options *optio
     return dir_make(a->options.cache_dir, 0700, err);
 }
 
-int adapters_open(struct host_instance *storage, const struct adapters_options *options, const struct claas_call *call,
-                  struct adapters **out, struct claas_error *err)
+int adapters_open(struct host_instance *storage, const struct adapters_options *options,
+                  const struct claas_call *call, struct adapters **out, struct claas_error *err)
 {
     struct adapters *a = calloc(1, sizeof *a);
     if (!a) {
@@ -171,7 +179,8 @@ int adapters_open(struct host_instance *storage, const struct adapters_options *
         return rc;
     }
     if (!adapters_shared(a)) {
-        log_line(LOG_WARNING, "adapters", "the storage cannot create atomically: only this host may use it");
+        log_line(LOG_WARNING, "adapters",
+                 "the storage cannot create atomically: only this host may use it");
     }
     *out = a;
     return 0;

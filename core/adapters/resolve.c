@@ -13,7 +13,8 @@
 #define FLAT_VALID_NS (INT64_C(2) * 1000000000)
 enum { FLAT_IDS_MAX = 100000 };
 
-static int is_living(struct adapters *a, const char *id, const struct claas_call *call, struct claas_error *err)
+static int is_living(struct adapters *a, const char *id, const struct claas_call *call,
+                     struct claas_error *err)
 {
     struct adapter_entry *head = NULL;
     int rc = adapter_head(a, id, call, &head, err);
@@ -24,8 +25,8 @@ static int is_living(struct adapters *a, const char *id, const struct claas_call
 }
 
 /* Exact id, then alias. NOT_FOUND: neither, or no id at all. */
-static int resolve_plain(struct adapters *a, const char *name, const struct claas_call *call, struct adapter_name *out,
-                         struct claas_error *err)
+static int resolve_plain(struct adapters *a, const char *name, const struct claas_call *call,
+                         struct adapter_name *out, struct claas_error *err)
 {
     if (adapter_id_check(name, NULL)) {
         return CLAAS_ERR_NOT_FOUND;
@@ -53,7 +54,8 @@ static int resolve_number(struct adapters *a, const char *name, const struct cla
         return CLAAS_ERR_NOT_FOUND;
     }
     size_t digits = strspn(at + 1, "0123456789");
-    uint64_t n = digits > 0 && digits <= 8 && at[1 + digits] == '\0' ? strtoull(at + 1, NULL, 10) : 0;
+    uint64_t n = digits > 0 && digits <= 8 && at[1 + digits] == '\0' ? strtoull(at + 1, NULL, 10)
+                                                                     : 0;
     char id[ADAPTER_ID_CAP];
     memcpy(id, name, (size_t)(at - name));
     id[at - name] = '\0';
@@ -89,7 +91,8 @@ static int flat_equal(const char *id, const char *name)
     return *name == '\0';
 }
 
-/* All ids, read anew when what we have is older than two seconds: such names come with every request of old clients. */
+/* All ids, read anew when what we have is older than two seconds: such names come with every
+ * request of old clients. */
 static int flat_refresh(struct adapters *a, const struct claas_call *call, struct claas_error *err)
 {
     (void)pthread_mutex_lock(&a->lock);
@@ -103,7 +106,8 @@ static int flat_refresh(struct adapters *a, const struct claas_call *call, struc
     int more = 1;
     while (rc == 0 && more && all.n < FLAT_IDS_MAX) {
         struct adapter_names page = { 0 };
-        rc = list_ids(a, "adapters/", "", all.n ? all.at[all.n - 1] : "", PAGE_MAX, NULL, call, &page, err);
+        rc = list_ids(a, "adapters/", "", all.n ? all.at[all.n - 1] : "", PAGE_MAX, NULL, call,
+                      &page, err);
         more = page.more;
         for (size_t i = 0; rc == 0 && i < page.n; i++) {
             rc = names_add(&all, page.at[i], err);
@@ -124,8 +128,8 @@ static int flat_refresh(struct adapters *a, const struct claas_call *call, struc
 }
 
 /* The living id that flattens to name, if there is exactly one. */
-static int resolve_flat(struct adapters *a, const char *name, const struct claas_call *call, struct adapter_name *out,
-                        struct claas_error *err)
+static int resolve_flat(struct adapters *a, const char *name, const struct claas_call *call,
+                        struct adapter_name *out, struct claas_error *err)
 {
     int rc = flat_refresh(a, call, err);
     if (rc) {
@@ -158,11 +162,12 @@ static int resolve_flat(struct adapters *a, const char *name, const struct claas
     return rc;
 }
 
-static int resolve_name(struct adapters *a, const char *name, const struct claas_call *call, struct adapter_name *out,
-                        struct claas_error *err)
+static int resolve_name(struct adapters *a, const char *name, const struct claas_call *call,
+                        struct adapter_name *out, struct claas_error *err)
 {
-    static int (*const ways[])(struct adapters *, const char *, const struct claas_call *, struct adapter_name *,
-                               struct claas_error *) = { resolve_plain, resolve_number, resolve_suffix, resolve_flat };
+    static int (*const ways[])(
+        struct adapters *, const char *, const struct claas_call *, struct adapter_name *,
+        struct claas_error *) = { resolve_plain, resolve_number, resolve_suffix, resolve_flat };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         struct adapter_name found = { 0 };
         int rc = ways[i](a, name, call, &found, err);
@@ -173,11 +178,13 @@ static int resolve_name(struct adapters *a, const char *name, const struct claas
             return rc;
         }
     }
-    return err_set(err, CLAAS_ERR_NOT_FOUND, "model", "there is no model or adapter '%.200s'", name);
+    return err_set(err, CLAAS_ERR_NOT_FOUND, "model", "there is no model or adapter '%.200s'",
+                   name);
 }
 
-int adapter_resolve(struct adapters *a, const char *name, const char *default_model, const struct claas_call *call,
-                    struct adapter_name *out, struct claas_error *err)
+int adapter_resolve(struct adapters *a, const char *name, const char *default_model,
+                    const struct claas_call *call, struct adapter_name *out,
+                    struct claas_error *err)
 {
     struct claas_error local = ERR_INIT;
     if (!name || name[0] == '\0') {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The repository's way to its store: small objects through memory files, blobs through files, the store's clock. */
+/* The repository's way to its store: small objects through memory files, blobs through files, the
+ * store's clock. */
 #include "config.h"
 
 #include "internal.h"
@@ -30,8 +31,8 @@ static int memory_file(struct claas_error *err)
     return fd;
 }
 
-int store_read(struct adapters *a, const char *key, size_t limit, struct buf *out, const struct claas_call *call,
-               struct claas_error *err)
+int store_read(struct adapters *a, const char *key, size_t limit, struct buf *out,
+               const struct claas_call *call, struct claas_error *err)
 {
     int fd = memory_file(err);
     if (fd < 0) {
@@ -40,7 +41,8 @@ int store_read(struct adapters *a, const char *key, size_t limit, struct buf *ou
     struct claas_object object = { .size = sizeof object };
     int rc = host_storage_get(a->storage, key, 0, limit + 1, fd, &object, call, err);
     if (rc == 0 && object.bytes > limit) {
-        rc = err_set(err, CLAAS_ERR_CORRUPT, key, "the object '%s' is larger than the %zu bytes it may have", key, limit);
+        rc = err_set(err, CLAAS_ERR_CORRUPT, key,
+                     "the object '%s' is larger than the %zu bytes it may have", key, limit);
     }
     size_t n = (size_t)object.bytes;
     char *room = rc == 0 ? buf_room(out, n + 1) : NULL;
@@ -74,30 +76,32 @@ int store_write(struct adapters *a, const char *key, const void *data, size_t n,
     return rc;
 }
 
-int store_remove(struct adapters *a, const char *key, const struct claas_call *call, struct claas_error *err)
+int store_remove(struct adapters *a, const char *key, const struct claas_call *call,
+                 struct claas_error *err)
 {
     return host_storage_remove(a->storage, &key, 1, call, err);
 }
 
-int store_write_id(struct adapters *a, const char *key, const char *id, uint32_t flags, const struct claas_call *call,
-                   struct claas_error *err)
+int store_write_id(struct adapters *a, const char *key, const char *id, uint32_t flags,
+                   const struct claas_call *call, struct claas_error *err)
 {
     struct buf b = BUF_INIT;
     buf_addf(&b, "{\"id\":\"%s\"}\n", id); /* an id needs no escapes */
-    int rc = b.failed ? err_oom(err, "writing an object") : store_write(a, key, b.data, b.len, flags, call, err);
+    int rc = b.failed ? err_oom(err, "writing an object")
+                      : store_write(a, key, b.data, b.len, flags, call, err);
     buf_clear(&b);
     return rc;
 }
 
-int store_read_id(struct adapters *a, const char *key, char out[ADAPTER_ID_CAP], const struct claas_call *call,
-                  struct claas_error *err)
+int store_read_id(struct adapters *a, const char *key, char out[ADAPTER_ID_CAP],
+                  const struct claas_call *call, struct claas_error *err)
 {
     struct buf b = BUF_INIT;
     cJSON *json = NULL;
     const char *id = NULL;
     int rc = store_read(a, key, SMALL_BYTES_MAX, &b, call, err);
-    if (rc == 0 && (json_parse(b.data, b.len, key, &json, NULL) || json_get_text(json, "id", &id, NULL) || !id ||
-                    adapter_id_check(id, NULL))) {
+    if (rc == 0 && (json_parse(b.data, b.len, key, &json, NULL) ||
+                    json_get_text(json, "id", &id, NULL) || !id || adapter_id_check(id, NULL))) {
         rc = err_set(err, CLAAS_ERR_CORRUPT, key, "the object '%s' does not name an adapter", key);
     }
     if (rc == 0) {
@@ -108,7 +112,8 @@ int store_read_id(struct adapters *a, const char *key, char out[ADAPTER_ID_CAP],
     return rc;
 }
 
-int store_now(struct adapters *a, int64_t *out_ns, const struct claas_call *call, struct claas_error *err)
+int store_now(struct adapters *a, int64_t *out_ns, const struct claas_call *call,
+              struct claas_error *err)
 {
     int64_t mono = clock_mono_ns();
     (void)pthread_mutex_lock(&a->lock);
@@ -135,8 +140,8 @@ int store_now(struct adapters *a, int64_t *out_ns, const struct claas_call *call
     return 0;
 }
 
-int store_put_blob(struct adapters *a, const struct claas_digest *sha256, const char *path, uint64_t bytes,
-                   const struct claas_call *call, struct claas_error *err)
+int store_put_blob(struct adapters *a, const struct claas_digest *sha256, const char *path,
+                   uint64_t bytes, const struct claas_call *call, struct claas_error *err)
 {
     char key[KEY_CAP];
     key_blob(key, sha256);
@@ -144,7 +149,9 @@ int store_put_blob(struct adapters *a, const struct claas_digest *sha256, const 
     if (fd < 0) {
         return err_errno(err, errno, key, "cannot open '%s' to store it as '%s'", path, key);
     }
-    struct claas_put put = { .size = sizeof put, .bytes = bytes, .fd = fd, .path = path, .sha256 = sha256 };
+    struct claas_put put = {
+        .size = sizeof put, .bytes = bytes, .fd = fd, .path = path, .sha256 = sha256
+    };
     struct claas_error local = ERR_INIT;
     int rc = 0;
     for (int tries = 0; tries < BLOB_TRIES; tries++) {
@@ -191,8 +198,8 @@ static int blob_resend(struct adapters *a, const struct claas_file *file, const 
     return rc;
 }
 
-int store_keep_blob(struct adapters *a, const struct claas_file *file, int cheap, const struct claas_call *call,
-                    struct claas_error *err)
+int store_keep_blob(struct adapters *a, const struct claas_file *file, int cheap,
+                    const struct claas_call *call, struct claas_error *err)
 {
     char key[KEY_CAP];
     char path[PATH_MAX];
@@ -207,8 +214,8 @@ int store_keep_blob(struct adapters *a, const struct claas_file *file, int cheap
         return rc;
     }
     if (object.bytes != file->bytes) {
-        return err_set(err, CLAAS_ERR_CORRUPT, key, "the blob '%s' has %llu bytes instead of %llu", key,
-                       (unsigned long long)object.bytes, (unsigned long long)file->bytes);
+        return err_set(err, CLAAS_ERR_CORRUPT, key, "the blob '%s' has %llu bytes instead of %llu",
+                       key, (unsigned long long)object.bytes, (unsigned long long)file->bytes);
     }
     if (now - object.modified_ns < a->options.grace_ns / 2) {
         return 0;
@@ -225,7 +232,8 @@ int store_keep_blob(struct adapters *a, const struct claas_file *file, int cheap
         return rc;
     }
     if (cheap) {
-        return err_set(err, CLAAS_ERR_NOT_FOUND, key, "the blob '%s' is too old to be relied on", key);
+        return err_set(err, CLAAS_ERR_NOT_FOUND, key, "the blob '%s' is too old to be relied on",
+                       key);
     }
     return blob_resend(a, file, key, call, err);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Retention: blobs are listed first, then logs and marks are read, then what nothing needs and what is old goes. What was put
- * meanwhile is young, so it is safe. Any doubt about a log ends the sweep with nothing deleted. */
+/* Retention: blobs are listed first, then logs and marks are read, then what nothing needs and what
+ * is old goes. What was put meanwhile is young, so it is safe. Any doubt about a log ends the sweep
+ * with nothing deleted. */
 #include "config.h"
 
 #include "internal.h"
@@ -33,7 +34,7 @@ struct sweeping {
     int rc;
 };
 
-/* ---- which blobs there are ------------------------------------------------------------------------------------------------------ */
+/* ---- which blobs there are ---- */
 
 static int blob_each(void *ctx, const char *key, const struct claas_object *object)
 {
@@ -55,7 +56,7 @@ static int blob_each(void *ctx, const char *key, const struct claas_object *obje
     return 0;
 }
 
-/* ---- which are needed --------------------------------------------------------------------------------------------------------------- */
+/* ---- which are needed ---- */
 
 static int keep_add(struct sweeping *s, const struct claas_digest *d, struct claas_error *err)
 {
@@ -66,8 +67,8 @@ static int keep_add(struct sweeping *s, const struct claas_digest *d, struct cla
     return 0;
 }
 
-static int keep_files(struct sweeping *s, const struct claas_file *const *files, uint32_t n, uint32_t roles,
-                      struct claas_error *err)
+static int keep_files(struct sweeping *s, const struct claas_file *const *files, uint32_t n,
+                      uint32_t roles, struct claas_error *err)
 {
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
@@ -94,8 +95,8 @@ static uint64_t mark_lowest(const struct adapter_names *marks)
 }
 
 /* The policy, newest version first. An entry at `low` or below is read for its mark only. */
-static int keep_log(struct sweeping *s, struct adapter_entry *end, const struct adapter_names *marks,
-                    struct claas_error *err)
+static int keep_log(struct sweeping *s, struct adapter_entry *end,
+                    const struct adapter_names *marks, struct claas_error *err)
 {
     const struct adapters_options *opt = &s->a->options;
     uint64_t low = mark_lowest(marks);
@@ -152,8 +153,10 @@ static int keep_adapter(struct sweeping *s, const char *id, int dry, struct claa
             char key[KEY_CAP];
             struct claas_object object = { .size = sizeof object };
             key_of(key, "adapters/", id, "");
-            if (host_storage_head(s->a->storage, key, &object, s->call, NULL) == CLAAS_ERR_NOT_FOUND) {
-                (void)store_write_id(s->a, key, id, CLAAS_IF_ABSENT, s->call, NULL); /* the next sweep tries again */
+            if (host_storage_head(s->a->storage, key, &object, s->call, NULL) ==
+                CLAAS_ERR_NOT_FOUND) {
+                (void)store_write_id(s->a, key, id, CLAAS_IF_ABSENT, s->call,
+                                     NULL); /* the next sweep tries again */
             }
         }
     }
@@ -183,20 +186,24 @@ static int first_log_each(void *ctx, const char *key, const struct claas_object 
     return 1;
 }
 
-/* Every log there is, deleted adapters too: from one to the next by a list of one key. Logs, not markers: those can lie. */
+/* Every log there is, deleted adapters too: from one to the next by a list of one key. Logs, not
+ * markers: those can lie. */
 static int keep_all(struct sweeping *s, int dry, struct claas_error *err)
 {
     struct buf after = BUF_INIT;
     int rc = 0;
     for (;;) {
         struct first_log f = { .id = "", .flat = "" };
-        rc = host_storage_list(s->a->storage, "log/", buf_str(&after), 1, first_log_each, &f, s->call, err);
+        rc = host_storage_list(s->a->storage, "log/", buf_str(&after), 1, first_log_each, &f,
+                               s->call, err);
         if (rc || f.flat[0] == '\0') {
             break;
         }
         buf_cut(&after, 0);
         buf_addf(&after, "log/%s/~", f.flat); /* behind all its entries */
-        rc = after.failed ? err_oom(err, "sweeping") : f.id[0] ? keep_adapter(s, f.id, dry, err) : 0;
+        rc = after.failed ? err_oom(err, "sweeping")
+             : f.id[0]    ? keep_adapter(s, f.id, dry, err)
+                          : 0;
         if (rc) {
             break;
         }
@@ -211,7 +218,8 @@ static int keep_living(struct sweeping *s, struct claas_error *err)
     int rc = 0;
     (void)pthread_mutex_lock(&s->a->lock);
     for (const struct adapter_version *v = s->a->live; rc == 0 && v; v = v->next) {
-        rc = keep_files(s, v->abi.files, v->abi.n_files, CLAAS_SERVE | CLAAS_TRAIN | CLAAS_ABOUT, err);
+        rc = keep_files(s, v->abi.files, v->abi.n_files, CLAAS_SERVE | CLAAS_TRAIN | CLAAS_ABOUT,
+                        err);
     }
     (void)pthread_mutex_unlock(&s->a->lock);
     return rc;
@@ -222,7 +230,7 @@ static int digest_order(const void *a, const void *b)
     return memcmp(a, b, sizeof(struct claas_digest));
 }
 
-/* ---- removal ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- removal ---- */
 
 static int blob_remove(struct sweeping *s, const struct blob *b, int dry, struct claas_error *err)
 {
@@ -284,15 +292,16 @@ static int sweep_run(struct sweeping *s, int dry, struct claas_error *err)
     }
     for (size_t i = 0; rc == 0 && i < s->n_old; i++) {
         const struct blob *b = &s->old[i];
-        if (s->n_keep == 0 || !bsearch(&b->sha256, s->keep, s->n_keep, sizeof *s->keep, digest_order)) {
+        if (s->n_keep == 0 ||
+            !bsearch(&b->sha256, s->keep, s->n_keep, sizeof *s->keep, digest_order)) {
             rc = blob_remove(s, b, dry, err);
         }
     }
     return rc;
 }
 
-int adapter_sweep(struct adapters *a, int dry, const struct claas_call *call, struct adapter_sweep *out,
-                  struct claas_error *err)
+int adapter_sweep(struct adapters *a, int dry, const struct claas_call *call,
+                  struct adapter_sweep *out, struct claas_error *err)
 {
     struct sweeping s = { .a = a, .call = call, .err = ERR_INIT };
     int rc = sweep_run(&s, dry, err);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Versions as plugins see them: files come when asked for, are compared with their digests, and stay as long as the
- * version is held, whatever a sweep does meanwhile. */
+/* Versions as plugins see them: files come when asked for, are compared with their digests, and
+ * stay as long as the version is held, whatever a sweep does meanwhile. */
 #include "config.h"
 
 #include "internal.h"
@@ -24,9 +24,10 @@ static struct adapter_version *version_of(const struct claas_version *abi)
     return (struct adapter_version *)(uintptr_t)abi; /* the first member */
 }
 
-/* ---- one file ------------------------------------------------------------------------------------------------------------ */
+/* ---- one file ---- */
 
-/* The private directory of this version, made when first needed. Caller holds the busy mark of some file, not the lock. */
+/* The private directory of this version, made when first needed. Caller holds the busy mark of some
+ * file, not the lock. */
 static int version_work(struct adapter_version *v, const char **out, struct claas_error *err)
 {
     int rc = 0;
@@ -49,16 +50,18 @@ static int version_work(struct adapter_version *v, const char **out, struct claa
     return rc;
 }
 
-static int file_mismatch(const struct adapter_version *v, const struct claas_file *f, const char *why,
-                         struct claas_error *err)
+static int file_mismatch(const struct adapter_version *v, const struct claas_file *f,
+                         const char *why, struct claas_error *err)
 {
     char key[KEY_CAP];
     key_blob(key, &f->sha256);
-    return err_set(err, CLAAS_ERR_CORRUPT, f->name, "the blob '%s' (file '%s' of '%s') %s", key, f->name, v->label, why);
+    return err_set(err, CLAAS_ERR_CORRUPT, f->name, "the blob '%s' (file '%s' of '%s') %s", key,
+                   f->name, v->label, why);
 }
 
 /* Compares size and digest, the digest only once for the same file. */
-static int file_verify(struct adapter_version *v, const struct claas_file *f, const char *path, struct claas_error *err)
+static int file_verify(struct adapter_version *v, const struct claas_file *f, const char *path,
+                       struct claas_error *err)
 {
     struct stat st;
     struct claas_digest found;
@@ -70,7 +73,9 @@ static int file_verify(struct adapter_version *v, const struct claas_file *f, co
         }
         return err_errno(err, failed, f->name, "cannot open '%s' of '%s'", f->name, v->label);
     }
-    struct verified is = { .dev = st.st_dev, .ino = st.st_ino, .bytes = (uint64_t)st.st_size, .sha256 = f->sha256 };
+    struct verified is = {
+        .dev = st.st_dev, .ino = st.st_ino, .bytes = (uint64_t)st.st_size, .sha256 = f->sha256
+    };
     is.modified_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
     int rc = 0;
     if (is.bytes != f->bytes) {
@@ -88,8 +93,8 @@ static int file_verify(struct adapter_version *v, const struct claas_file *f, co
     return rc;
 }
 
-static int file_download(struct adapter_version *v, const struct claas_file *f, const char *key, const char *to,
-                         struct claas_error *err)
+static int file_download(struct adapter_version *v, const struct claas_file *f, const char *key,
+                         const char *to, struct claas_error *err)
 {
     int fd = open(to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) {
@@ -106,7 +111,8 @@ static int file_download(struct adapter_version *v, const struct claas_file *f, 
     return rc;
 }
 
-/* A path of the contents: a second link to the store's own file where that is possible, so that it outlives a sweep. */
+/* A path of the contents: a second link to the store's own file where that is possible, so that it
+ * outlives a sweep. */
 static int file_fetch(struct adapter_version *v, uint32_t i, char **out, struct claas_error *err)
 {
     const struct claas_file *f = v->abi.files[i];
@@ -135,7 +141,8 @@ static int file_fetch(struct adapter_version *v, uint32_t i, char **out, struct 
         rc = file_download(v, f, key, to.data, &why);
     }
     if (rc == CLAAS_ERR_NOT_FOUND) {
-        rc = err_set(err, rc, f->name, "the file '%s' of '%s' is no longer kept", f->name, v->label);
+        rc = err_set(err, rc, f->name, "the file '%s' of '%s' is no longer kept", f->name,
+                     v->label);
     } else if (rc) {
         if (err) {
             *err = why;
@@ -173,7 +180,8 @@ static void busy_end(struct adapter_version *v, struct version_file *f, char *pa
     (void)pthread_mutex_unlock(&v->lock);
 }
 
-static int version_file_path(struct adapter_version *v, uint32_t i, const char **out, struct claas_error *err)
+static int version_file_path(struct adapter_version *v, uint32_t i, const char **out,
+                             struct claas_error *err)
 {
     struct version_file *f = &v->files[i];
     if (!busy_begin(v, f)) {
@@ -188,7 +196,8 @@ static int version_file_path(struct adapter_version *v, uint32_t i, const char *
     return 0;
 }
 
-static int version_path(const struct claas_version *abi, const char *name, const char **out, struct claas_error *err)
+static int version_path(const struct claas_version *abi, const char *name, const char **out,
+                        struct claas_error *err)
 {
     struct adapter_version *v = version_of(abi);
     for (uint32_t i = 0; name && i < abi->n_files; i++) {
@@ -196,10 +205,11 @@ static int version_path(const struct claas_version *abi, const char *name, const
             return version_file_path(v, i, out, err);
         }
     }
-    return err_set(err, CLAAS_ERR_NOT_FOUND, "name", "'%s' has no file '%.80s'", v->label, name ? name : "");
+    return err_set(err, CLAAS_ERR_NOT_FOUND, "name", "'%s' has no file '%.80s'", v->label,
+                   name ? name : "");
 }
 
-/* ---- a directory of them ------------------------------------------------------------------------------------------------- */
+/* ---- a directory of them ---- */
 
 static int dir_add(const char *dir, const char *name, const char *path, struct claas_error *err)
 {
@@ -251,7 +261,8 @@ static int dir_build(struct adapter_version *v, uint32_t roles, char **out, stru
     return 0;
 }
 
-static int version_dir(const struct claas_version *abi, uint32_t roles, const char **out, struct claas_error *err)
+static int version_dir(const struct claas_version *abi, uint32_t roles, const char **out,
+                       struct claas_error *err)
 {
     struct adapter_version *v = version_of(abi);
     if (roles == 0 || roles > (CLAAS_SERVE | CLAAS_TRAIN | CLAAS_ABOUT)) {
@@ -270,7 +281,7 @@ static int version_dir(const struct claas_version *abi, uint32_t roles, const ch
     return 0;
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static void version_free(struct adapter_version *v)
 {
@@ -387,8 +398,9 @@ const struct adapter_entry *adapter_version_entry(const struct adapter_version *
     return v->entry;
 }
 
-int adapter_version_get(struct adapters *a, const char *id, uint64_t n, const struct claas_call *call,
-                        struct adapter_version **out, struct claas_error *err)
+int adapter_version_get(struct adapters *a, const char *id, uint64_t n,
+                        const struct claas_call *call, struct adapter_version **out,
+                        struct claas_error *err)
 {
     struct adapter_entry *e = NULL;
     int rc = adapter_head(a, id, call, &e, err);
@@ -396,12 +408,14 @@ int adapter_version_get(struct adapters *a, const char *id, uint64_t n, const st
         uint64_t last = e->n;
         adapter_entry_unref(e);
         e = NULL;
-        rc = n > last ? err_set(err, CLAAS_ERR_NOT_FOUND, "version", "'%s' has no version %" PRIu64 ": the last is %" PRIu64,
-                                id, n, last)
-                      : adapter_entry_get(a, id, n, call, &e, err);
+        rc = n > last
+                 ? err_set(err, CLAAS_ERR_NOT_FOUND, "version",
+                           "'%s' has no version %" PRIu64 ": the last is %" PRIu64, id, n, last)
+                 : adapter_entry_get(a, id, n, call, &e, err);
     }
     if (rc == 0 && e->n_files == 0) {
-        rc = err_set(err, CLAAS_ERR_NOT_FOUND, "version", "'%s@%" PRIu64 "' is a deletion and no version", id, e->n);
+        rc = err_set(err, CLAAS_ERR_NOT_FOUND, "version",
+                     "'%s@%" PRIu64 "' is a deletion and no version", id, e->n);
     }
     struct adapter_version *v = rc == 0 ? version_new(a, id, e->n) : NULL;
     if (rc == 0 && v) {
@@ -425,8 +439,8 @@ int adapter_version_get(struct adapters *a, const char *id, uint64_t n, const st
 }
 
 int version_candidate(struct adapters *a, const char *id, const char *format, struct content *c,
-                      const struct claas_digest *state, const struct claas_digest *serve, struct adapter_version **out,
-                      struct claas_error *err)
+                      const struct claas_digest *state, const struct claas_digest *serve,
+                      struct adapter_version **out, struct claas_error *err)
 {
     struct adapter_version *v = version_new(a, id, 0);
     if (!v) {
@@ -439,7 +453,8 @@ int version_candidate(struct adapters *a, const char *id, const char *format, st
     int rc = v->format && v->files && v->facts && v->list ? 0 : err_oom(err, "opening a candidate");
     for (size_t i = 0; rc == 0 && i < c->n_files; i++) {
         const struct content_file *f = c->files[i];
-        v->facts[i] = (struct claas_file){ sizeof v->facts[i], f->roles, f->bytes, f->name, f->sha256 };
+        v->facts[i] = (struct claas_file){ sizeof v->facts[i], f->roles, f->bytes, f->name,
+                                           f->sha256 };
         v->list[i] = &v->facts[i];
         v->abi.n_files = (uint32_t)i + 1;
         if (f->path) {

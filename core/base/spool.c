@@ -71,8 +71,8 @@ int spool_make(const char *parent, struct spool *out, struct claas_error *err)
             return rc;
         }
     }
-    return err_set(err, CLAAS_ERR_UNAVAILABLE, NULL, "cannot keep a directory below '%s': it is removed again and again",
-                   parent);
+    return err_set(err, CLAAS_ERR_UNAVAILABLE, NULL,
+                   "cannot keep a directory below '%s': it is removed again and again", parent);
 }
 
 void spool_drop(struct spool *s)

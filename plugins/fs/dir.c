@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Directories of a store: opened below the root and never through a link, made durably, removed when empty. */
+/* Directories of a store: opened below the root and never through a link, made durably, removed
+ * when empty. */
 #include "config.h"
 
 #include "fs.h"
@@ -46,7 +47,8 @@ static int dir_sync_young(int parent, int fd)
 {
     struct statx sx;
     if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &sx) == 0 && (sx.stx_mask & STATX_BTIME) &&
-        clock_real_ns() - ((int64_t)sx.stx_btime.tv_sec * 1000000000 + sx.stx_btime.tv_nsec) > DIR_SETTLED_NS) {
+        clock_real_ns() - ((int64_t)sx.stx_btime.tv_sec * 1000000000 + sx.stx_btime.tv_nsec) >
+            DIR_SETTLED_NS) {
         return 0;
     }
     return fsync(parent);
@@ -62,7 +64,8 @@ static int dir_step(const struct fs *fs, int at, const char *name, int make)
     if (fd < 0) {
         struct stat st;
         int saved = errno;
-        if (saved == ENOTDIR && fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode)) {
+        if (saved == ENOTDIR && fstatat(at, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISLNK(st.st_mode)) {
             saved = ELOOP; /* O_DIRECTORY wins over O_NOFOLLOW in what the kernel reports */
         }
         errno = saved;
@@ -135,20 +138,23 @@ void fs_dir_prune(const struct fs *fs, const char *key)
     }
 }
 
-int fs_error(const struct fs *fs, int errnum, const char *verb, const char *key, struct claas_error *err)
+int fs_error(const struct fs *fs, int errnum, const char *verb, const char *key,
+             struct claas_error *err)
 {
     switch (errnum) {
     case ENOENT:
-        return err_set(err, CLAAS_ERR_NOT_FOUND, key, "cannot %s '%s': there is no such object in '%s'", verb, key,
-                       fs->root);
+        return err_set(err, CLAAS_ERR_NOT_FOUND, key,
+                       "cannot %s '%s': there is no such object in '%s'", verb, key, fs->root);
     case ELOOP:
-        return err_set(err, CLAAS_ERR_FORBIDDEN, key, "cannot %s '%s' in '%s': a symbolic link is in the way", verb,
-                       key, fs->root);
+        return err_set(err, CLAAS_ERR_FORBIDDEN, key,
+                       "cannot %s '%s' in '%s': a symbolic link is in the way", verb, key,
+                       fs->root);
     case ENOTDIR:
     case EISDIR:
-        return err_set(err, CLAAS_ERR_INVALID, key,
-                       "cannot %s '%s' in '%s': a key cannot be an object and the beginning of others", verb, key,
-                       fs->root);
+        return err_set(
+            err, CLAAS_ERR_INVALID, key,
+            "cannot %s '%s' in '%s': a key cannot be an object and the beginning of others", verb,
+            key, fs->root);
     default:
         return err_errno(err, errnum, key, "cannot %s '%s' in '%s'", verb, key, fs->root);
     }

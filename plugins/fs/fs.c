@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* fs: objects as files below one directory, for one host or many on a shared file system. The table, open, close. */
+/* fs: objects as files below one directory, for one host or many on a shared file system. The
+ * table, open, close. */
 #include "config.h"
 
 #include "fs.h"
@@ -19,8 +20,10 @@
 enum { OPTION_ROOT, OPTION_FSYNC };
 
 static const struct claas_option fs_options[] = {
-    { "root", NULL, NULL, "directory that holds the store; made when absent", 1, 0, CLAAS_PATH, CLAAS_REQUIRED },
-    { "fsync", "true", NULL, "wait until each object is on disk before it counts as stored; off only for tests", 1, 0,
+    { "root", NULL, NULL, "directory that holds the store; made when absent", 1, 0, CLAAS_PATH,
+      CLAAS_REQUIRED },
+    { "fsync", "true", NULL,
+      "wait until each object is on disk before it counts as stored; off only for tests", 1, 0,
       CLAAS_BOOL, 0 },
     { .name = NULL },
 };
@@ -132,9 +135,11 @@ static int fs_spool(void *self, char *buf, size_t cap, struct claas_error *err)
 {
     const struct fs *fs = self;
     if (strlen(fs->root) + sizeof "/" FS_SPOOL > cap) {
-        return err_set(err, CLAAS_ERR_INVALID, NULL, "the path of the spool does not fit into %zu bytes", cap);
+        return err_set(err, CLAAS_ERR_INVALID, NULL,
+                       "the path of the spool does not fit into %zu bytes", cap);
     }
-    (void)snprintf(buf, cap, "%s/%s", strcmp(fs->root, "/") == 0 ? "" : fs->root, FS_SPOOL); /* checked: fits */
+    (void)snprintf(buf, cap, "%s/%s", strcmp(fs->root, "/") == 0 ? "" : fs->root,
+                   FS_SPOOL); /* checked: fits */
     return 0;
 }
 

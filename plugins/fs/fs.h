@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Inside the fs plugin: an instance, its keys, its directories, and the operations each file brings. */
+/* Inside the fs plugin: an instance, its keys, its directories, and the operations each file
+ * brings. */
 #ifndef FS_FS_H
 #define FS_FS_H
 
@@ -37,13 +38,15 @@ int fs_stop(const struct claas_call *call, const char *key, struct claas_error *
 
 /* ---- dir.c ---- */
 
-/* Opens the directory named by the first n bytes of key, below the root and through no link. With `make` what is
- * missing is made, durably. Errors are in errno: ENOENT, ENOTDIR (an object is in the way), ELOOP (a link is). */
+/* Opens the directory named by the first n bytes of key, below the root and through no link. With
+ * `make` what is missing is made, durably. Errors are in errno: ENOENT, ENOTDIR (an object is in
+ * the way), ELOOP (a link is). */
 int fs_dir_open(const struct fs *fs, const char *key, size_t n, int make);
 /* Removes the directories of key that are empty, from the last to the first. */
 void fs_dir_prune(const struct fs *fs, const char *key);
 /* The error for errno value `errnum` while doing `verb` ("store", "read") to key. */
-int fs_error(const struct fs *fs, int errnum, const char *verb, const char *key, struct claas_error *err);
+int fs_error(const struct fs *fs, int errnum, const char *verb, const char *key,
+             struct claas_error *err);
 
 /* ---- the operations, one file each: put.c, get.c, list.c, probe.c ---- */
 
@@ -51,15 +54,17 @@ int fs_put_object(const struct fs *fs, const char *key, const struct claas_put *
                   const struct claas_call *call, struct claas_error *err);
 int fs_put(void *self, const char *key, const struct claas_put *put, const struct claas_call *call,
            struct claas_error *err);
-int fs_get(void *self, const char *key, uint64_t from, uint64_t bytes, int32_t fd, struct claas_object *out,
-           const struct claas_call *call, struct claas_error *err);
+int fs_get(void *self, const char *key, uint64_t from, uint64_t bytes, int32_t fd,
+           struct claas_object *out, const struct claas_call *call, struct claas_error *err);
 int fs_head(void *self, const char *key, struct claas_object *out, const struct claas_call *call,
             struct claas_error *err);
 int fs_path(void *self, const char *key, char *buf, size_t cap, struct claas_error *err);
-int fs_remove(void *self, const char *const *keys, uint32_t n, const struct claas_call *call, struct claas_error *err);
+int fs_remove(void *self, const char *const *keys, uint32_t n, const struct claas_call *call,
+              struct claas_error *err);
 int fs_list(void *self, const char *prefix, const char *after, uint32_t limit,
             int (*each)(void *ctx, const char *key, const struct claas_object *), void *ctx,
             const struct claas_call *call, struct claas_error *err);
-int fs_probe(void *self, uint32_t *out_caps, const struct claas_call *call, struct claas_error *err);
+int fs_probe(void *self, uint32_t *out_caps, const struct claas_call *call,
+             struct claas_error *err);
 
 #endif

@@ -31,7 +31,8 @@ static void object_fill(struct claas_object *out, const struct stat *st)
     }
 }
 
-static int object_stat(const struct fs *fs, const char *key, struct stat *st, struct claas_error *err)
+static int object_stat(const struct fs *fs, const char *key, struct stat *st,
+                       struct claas_error *err)
 {
     int rc = fs_key_check(key, err);
     if (rc) {
@@ -73,13 +74,16 @@ int fs_path(void *self, const char *key, char *buf, size_t cap, struct claas_err
         return rc;
     }
     if (strlen(fs->root) + 1 + strlen(key) + 1 > cap) {
-        return err_set(err, CLAAS_ERR_INVALID, key, "the path of '%s' does not fit into %zu bytes", key, cap);
+        return err_set(err, CLAAS_ERR_INVALID, key, "the path of '%s' does not fit into %zu bytes",
+                       key, cap);
     }
-    (void)snprintf(buf, cap, "%s/%s", strcmp(fs->root, "/") == 0 ? "" : fs->root, key); /* checked: fits */
+    (void)snprintf(buf, cap, "%s/%s", strcmp(fs->root, "/") == 0 ? "" : fs->root,
+                   key); /* checked: fits */
     return 0;
 }
 
-static int object_open(const struct fs *fs, const char *key, struct stat *st, int *out_fd, struct claas_error *err)
+static int object_open(const struct fs *fs, const char *key, struct stat *st, int *out_fd,
+                       struct claas_error *err)
 {
     int dir = fs_dir_open(fs, key, fs_key_dir(key), 0);
     if (dir < 0) {
@@ -101,8 +105,8 @@ static int object_open(const struct fs *fs, const char *key, struct stat *st, in
     return 0;
 }
 
-static int object_send(int from, uint64_t at, uint64_t bytes, int to, const char *key, const struct claas_call *call,
-                       struct claas_error *err)
+static int object_send(int from, uint64_t at, uint64_t bytes, int to, const char *key,
+                       const struct claas_call *call, struct claas_error *err)
 {
     size_t cap = bytes < GET_CHUNK ? (size_t)bytes : GET_CHUNK;
     char *chunk = malloc(cap ? cap : 1);
@@ -125,8 +129,8 @@ static int object_send(int from, uint64_t at, uint64_t bytes, int to, const char
     return rc;
 }
 
-int fs_get(void *self, const char *key, uint64_t from, uint64_t bytes, int32_t fd, struct claas_object *out,
-           const struct claas_call *call, struct claas_error *err)
+int fs_get(void *self, const char *key, uint64_t from, uint64_t bytes, int32_t fd,
+           struct claas_object *out, const struct claas_call *call, struct claas_error *err)
 {
     const struct fs *fs = self;
     int rc = fs_key_check(key, err);
@@ -143,7 +147,8 @@ int fs_get(void *self, const char *key, uint64_t from, uint64_t bytes, int32_t f
     }
     uint64_t whole = (uint64_t)st.st_size;
     if (from > whole) {
-        rc = err_set(err, CLAAS_ERR_INVALID, key, "cannot read '%s' from byte %llu: it has only %llu", key,
+        rc = err_set(err, CLAAS_ERR_INVALID, key,
+                     "cannot read '%s' from byte %llu: it has only %llu", key,
                      (unsigned long long)from, (unsigned long long)whole);
     } else {
         rc = object_send(in, from, bytes < whole - from ? bytes : whole - from, fd, key, call, err);
@@ -163,7 +168,8 @@ static int remove_one(const struct fs *fs, const char *key, struct claas_error *
     }
     struct stat st;
     int rc = 0;
-    int there = fstatat(dir, fs_key_leaf(key), &st, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISDIR(st.st_mode);
+    int there = fstatat(dir, fs_key_leaf(key), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+                !S_ISDIR(st.st_mode);
     if (there && unlinkat(dir, fs_key_leaf(key), 0) && errno != ENOENT) {
         rc = fs_error(fs, errno, "remove", key, err);
     } else if (there && fs->sync && fsync(dir)) {
@@ -176,7 +182,8 @@ static int remove_one(const struct fs *fs, const char *key, struct claas_error *
     return rc;
 }
 
-int fs_remove(void *self, const char *const *keys, uint32_t n, const struct claas_call *call, struct claas_error *err)
+int fs_remove(void *self, const char *const *keys, uint32_t n, const struct claas_call *call,
+              struct claas_error *err)
 {
     int rc = 0;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {

@@ -10,13 +10,14 @@
 
 static int key_char_ok(char c)
 {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-           c == '~' || c == '-';
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '~' || c == '-';
 }
 
 int fs_segment_ok(const char *s, size_t n)
 {
-    if (n == 0 || n > FS_SEGMENT_MAX || (n == 1 && s[0] == '.') || (n == 2 && s[0] == '.' && s[1] == '.')) {
+    if (n == 0 || n > FS_SEGMENT_MAX || (n == 1 && s[0] == '.') ||
+        (n == 2 && s[0] == '.' && s[1] == '.')) {
         return 0;
     }
     for (size_t i = 0; i < n; i++) {
@@ -27,7 +28,8 @@ int fs_segment_ok(const char *s, size_t n)
     return 1;
 }
 
-/* The offset of the first segment that is none, or -1. The last one may be empty or unfinished in a prefix. */
+/* The offset of the first segment that is none, or -1. The last one may be empty or unfinished in a
+ * prefix. */
 static long key_fault(const char *key, int prefix)
 {
     const char *at = key;
@@ -51,13 +53,16 @@ static int key_check(const char *key, int prefix, struct claas_error *err)
     }
     size_t n = strnlen(key, FS_KEY_MAX + 1);
     if (n > FS_KEY_MAX) {
-        return err_set(err, CLAAS_ERR_INVALID, "key", "the key '%.60s…' is longer than %d bytes", key, FS_KEY_MAX);
+        return err_set(err, CLAAS_ERR_INVALID, "key", "the key '%.60s…' is longer than %d bytes",
+                       key, FS_KEY_MAX);
     }
     long fault = key_fault(key, prefix);
     if (fault >= 0) {
         return err_set(err, CLAAS_ERR_INVALID, "key",
-                       "'%s' is no key: the segment at byte %ld is empty, '.', '..', longer than %d bytes or has other "
-                       "characters than letters, digits and . _ ~ -", key, fault, FS_SEGMENT_MAX);
+                       "'%s' is no key: the segment at byte %ld is empty, '.', '..', longer than "
+                       "%d bytes or has other "
+                       "characters than letters, digits and . _ ~ -",
+                       key, fault, FS_SEGMENT_MAX);
     }
     return 0;
 }
@@ -87,8 +92,8 @@ const char *fs_key_leaf(const char *key)
 int fs_stop(const struct claas_call *call, const char *key, struct claas_error *err)
 {
     if (call && call->left_ms && call->left_ms(call) == 0) {
-        return err_set(err, CLAAS_ERR_CANCELLED, NULL, "gave up on '%s': the call was cancelled or its time is over",
-                       key);
+        return err_set(err, CLAAS_ERR_CANCELLED, NULL,
+                       "gave up on '%s': the call was cancelled or its time is over", key);
     }
     return 0;
 }

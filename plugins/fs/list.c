@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Listing in byte order of the keys. A directory sorts as its name with the slash behind it, so walking depth first
- * gives the order of the flat key space while only the names of the directories on the way are held. */
+/* Listing in byte order of the keys. A directory sorts as its name with the slash behind it, so
+ * walking depth first gives the order of the flat key space while only the names of the directories
+ * on the way are held. */
 #include "config.h"
 
 #include "fs.h"
@@ -65,7 +66,8 @@ static int entry_kind(int dir, const struct dirent *e)
     return S_ISDIR(st.st_mode) ? 1 : S_ISREG(st.st_mode) ? 0 : -1;
 }
 
-/* 1 if the object (or, for a name that ends in a slash, something below the directory) is asked for. */
+/* 1 if the object (or, for a name that ends in a slash, something below the directory) is asked
+ * for. */
 static int entry_wanted(const struct listing *l, const char *path, size_t n)
 {
     int is_dir = path[n - 1] == '/';
@@ -76,8 +78,10 @@ static int entry_wanted(const struct listing *l, const char *path, size_t n)
     return is_dir ? strncmp(path, l->after, n) >= 0 : strcmp(path, l->after) > 0;
 }
 
-/* Reads the names of the directory whose path (with slash, or "") is the first n bytes of l->path. */
-static int names_read(struct listing *l, DIR *dir, size_t n, struct names *out, struct claas_error *err)
+/* Reads the names of the directory whose path (with slash, or "") is the first n bytes of
+ * l->path. */
+static int names_read(struct listing *l, DIR *dir, size_t n, struct names *out,
+                      struct claas_error *err)
 {
     errno = 0;
     for (struct dirent *e; (e = readdir(dir)); errno = 0) {
@@ -114,7 +118,8 @@ static int names_read(struct listing *l, DIR *dir, size_t n, struct names *out, 
 
 static int list_dir(struct listing *l, size_t n, struct claas_error *err);
 
-static int list_entry(struct listing *l, int dir, size_t n, const char *name, struct claas_error *err)
+static int list_entry(struct listing *l, int dir, size_t n, const char *name,
+                      struct claas_error *err)
 {
     size_t len = strlen(name);
     memcpy(l->path + n, name, len + 1);

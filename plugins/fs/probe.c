@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The probe: sixteen threads create the same key if it is absent. Only a file system on which exactly one of them won,
- * and on which the winner's bytes are what is read afterwards, is reported as atomic. */
+/* The probe: sixteen threads create the same key if it is absent. Only a file system on which
+ * exactly one of them won, and on which the winner's bytes are what is read afterwards, is reported
+ * as atomic. */
 #include "config.h"
 
 #include "fs.h"
@@ -37,7 +38,9 @@ struct racer {
 static void *racer_run(void *arg)
 {
     struct racer *r = arg;
-    struct claas_put put = { .size = sizeof put, .flags = CLAAS_IF_ABSENT, .bytes = 1, .fd = r->fd };
+    struct claas_put put = {
+        .size = sizeof put, .flags = CLAAS_IF_ABSENT, .bytes = 1, .fd = r->fd
+    };
     (void)pthread_mutex_lock(&r->race->lock);
     while (r->race->go == RACE_WAIT) {
         (void)pthread_cond_wait(&r->race->change, &r->race->lock);
@@ -58,7 +61,8 @@ static int racer_init(struct racer *r, struct race *race, int number, struct cla
     *r = (struct racer){ .race = race, .err = ERR_INIT };
     r->fd = memfd_create("claas-probe", MFD_CLOEXEC);
     if (r->fd < 0) {
-        return err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot probe '%s': no memory file", race->fs->root);
+        return err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot probe '%s': no memory file",
+                       race->fs->root);
     }
     return fd_pwrite_all(r->fd, &byte, 1, 0, "a memory file", err);
 }
@@ -71,7 +75,8 @@ static int race_run(struct race *race, struct racer *racers, struct claas_error 
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_BLOCK, &all, &before);
     int started = 0;
-    while (started < RACERS && pthread_create(&racers[started].thread, NULL, racer_run, &racers[started]) == 0) {
+    while (started < RACERS &&
+           pthread_create(&racers[started].thread, NULL, racer_run, &racers[started]) == 0) {
         started++;
     }
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -83,13 +88,15 @@ static int race_run(struct race *race, struct racer *racers, struct claas_error 
         (void)pthread_join(racers[i].thread, NULL);
     }
     if (started < RACERS) {
-        return err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot probe '%s': no more threads", race->fs->root);
+        return err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot probe '%s': no more threads",
+                       race->fs->root);
     }
     return 0;
 }
 
 /* 1 winner, all others told of the conflict, and the winner's byte is what is there. */
-static int race_judge(const struct race *race, const struct racer *racers, int *out_atomic, struct claas_error *err)
+static int race_judge(const struct race *race, const struct racer *racers, int *out_atomic,
+                      struct claas_error *err)
 {
     int winner = -1;
     int winners = 0;
@@ -107,7 +114,8 @@ static int race_judge(const struct race *race, const struct racer *racers, int *
     char byte = -1;
     if (winners == 1) {
         int fd = memfd_create("claas-probe", MFD_CLOEXEC);
-        int rc = fd < 0 ? err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot probe '%s': no memory file", race->fs->root)
+        int rc = fd < 0 ? err_set(err, CLAAS_ERR_EXHAUSTED, NULL,
+                                  "cannot probe '%s': no memory file", race->fs->root)
                         : fs_get((void *)(uintptr_t)race->fs, race->key, 0, 2, fd, NULL, NULL, err);
         if (rc == 0) {
             rc = fd_pread_all(fd, &byte, 1, 0, race->key, err);
@@ -153,7 +161,8 @@ int fs_probe(void *self, uint32_t *out_caps, const struct claas_call *call, stru
         rc = race_judge(&race, racers, &atomic, err);
     }
     const char *key = race.key;
-    (void)fs_remove(self, &key, 1, NULL, NULL); /* a leftover of one byte under a name of its own harms nobody */
+    (void)fs_remove(self, &key, 1, NULL,
+                    NULL); /* a leftover of one byte under a name of its own harms nobody */
     for (int i = 0; i < made; i++) {
         if (racers[i].fd >= 0) {
             (void)close(racers[i].fd); /* memory */

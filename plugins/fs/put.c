@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Putting an object: a complete, synced file first, then one step that makes it visible: link(2), which fails if the
- * name is there and so has one winner, or rename(2), which replaces. Then the directory is synced. */
+/* Putting an object: a complete, synced file first, then one step that makes it visible: link(2),
+ * which fails if the name is there and so has one winner, or rename(2), which replaces. Then the
+ * directory is synced. */
 #include "config.h"
 
 #include "fs.h"
@@ -26,8 +27,9 @@ struct temp {
 static void temp_drop(const struct fs *fs, struct temp *t)
 {
     if (t->fd >= 0) {
-        (void)unlinkat(fs->tmp_fd, t->name, 0); /* gone already after a rename; else the next sweep finds it */
-        (void)close(t->fd);                     /* synced before, or given up */
+        (void)unlinkat(fs->tmp_fd, t->name,
+                       0);  /* gone already after a rename; else the next sweep finds it */
+        (void)close(t->fd); /* synced before, or given up */
         t->fd = -1;
     }
 }
@@ -39,7 +41,8 @@ static int temp_stands(const struct fs *fs, const struct temp *t)
     return fstatat(fs->tmp_fd, t->name, &st, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/* The file at put->path under a second name, if it is the file behind put->fd. 1: done, 0: copy instead. */
+/* The file at put->path under a second name, if it is the file behind put->fd. 1: done, 0: copy
+ * instead. */
 static int temp_link(const struct fs *fs, const struct claas_put *put, struct temp *t)
 {
     if (!put->path || linkat(AT_FDCWD, put->path, fs->tmp_fd, t->name, 0)) {
@@ -48,7 +51,8 @@ static int temp_link(const struct fs *fs, const struct claas_put *put, struct te
     t->fd = openat(fs->tmp_fd, t->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     struct stat mine;
     struct stat theirs;
-    if (t->fd >= 0 && fstat(t->fd, &mine) == 0 && S_ISREG(mine.st_mode) && (uint64_t)mine.st_size == put->bytes &&
+    if (t->fd >= 0 && fstat(t->fd, &mine) == 0 && S_ISREG(mine.st_mode) &&
+        (uint64_t)mine.st_size == put->bytes &&
         (put->fd < 0 || (fstat(put->fd, &theirs) == 0 && theirs.st_ino == mine.st_ino &&
                          theirs.st_dev == mine.st_dev)) &&
         futimens(t->fd, NULL) == 0) { /* an object's age counts from its put */
@@ -62,7 +66,8 @@ static int temp_link(const struct fs *fs, const struct claas_put *put, struct te
 }
 
 /* pread and write; returns 0, or an errno value; ENODATA: the source ends too early. */
-static int copy_by_hand(int from, int to, uint64_t at, uint64_t bytes, const struct claas_call *call)
+static int copy_by_hand(int from, int to, uint64_t at, uint64_t bytes,
+                        const struct claas_call *call)
 {
     char *chunk = malloc(COPY_CHUNK);
     int rc = chunk ? 0 : ENOMEM;
@@ -77,7 +82,8 @@ static int copy_by_hand(int from, int to, uint64_t at, uint64_t bytes, const str
             break;
         }
         for (ssize_t done = 0; rc == 0 && done < got;) {
-            ssize_t put = pwrite(to, chunk + done, (size_t)(got - done), (off_t)(at + (uint64_t)done));
+            ssize_t put = pwrite(to, chunk + done, (size_t)(got - done),
+                                 (off_t)(at + (uint64_t)done));
             if (put < 0 && errno != EINTR) {
                 rc = errno;
             }
@@ -101,7 +107,8 @@ static int copy_all(int from, int to, uint64_t bytes, const struct claas_call *c
         size_t want = bytes - at < (64u << 20) ? (size_t)(bytes - at) : 64u << 20;
         ssize_t n = copy_file_range(from, &in, to, &out, want, 0);
         if (n <= 0) {
-            return copy_by_hand(from, to, at, bytes, call); /* not between these two; it also names the true reason */
+            return copy_by_hand(from, to, at, bytes,
+                                call); /* not between these two; it also names the true reason */
         }
         at += (uint64_t)n;
         if (call && call->left_ms && call->left_ms(call) == 0) {
@@ -111,11 +118,12 @@ static int copy_all(int from, int to, uint64_t bytes, const struct claas_call *c
     return 0;
 }
 
-static int temp_copy(const struct fs *fs, const char *key, const struct claas_put *put, const struct claas_call *call,
-                     struct temp *t, struct claas_error *err)
+static int temp_copy(const struct fs *fs, const char *key, const struct claas_put *put,
+                     const struct claas_call *call, struct temp *t, struct claas_error *err)
 {
     if (put->fd < 0) {
-        return err_set(err, CLAAS_ERR_INVALID, key, "cannot store '%s': no open file was given", key);
+        return err_set(err, CLAAS_ERR_INVALID, key, "cannot store '%s': no open file was given",
+                       key);
     }
     t->fd = openat(fs->tmp_fd, t->name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
     if (t->fd < 0) {
@@ -124,10 +132,12 @@ static int temp_copy(const struct fs *fs, const char *key, const struct claas_pu
     spool_hold(t->fd);
     int failed = copy_all(put->fd, t->fd, put->bytes, call);
     if (failed == ECANCELED) {
-        return err_set(err, CLAAS_ERR_CANCELLED, key, "gave up storing '%s': the call was cancelled or is late", key);
+        return err_set(err, CLAAS_ERR_CANCELLED, key,
+                       "gave up storing '%s': the call was cancelled or is late", key);
     }
     if (failed == ENODATA) {
-        return err_set(err, CLAAS_ERR_INVALID, key, "cannot store '%s': its contents end before %llu bytes", key,
+        return err_set(err, CLAAS_ERR_INVALID, key,
+                       "cannot store '%s': its contents end before %llu bytes", key,
                        (unsigned long long)put->bytes);
     }
     return failed ? fs_error(fs, failed, "store", key, err) : 0;
@@ -140,7 +150,8 @@ static int temp_make(const struct fs *fs, const char *key, const struct claas_pu
     for (int tries = 0; tries < PUT_TRIES; tries++) {
         t->fd = -1;
         if (rng_hex(t->name, sizeof t->name - 1)) {
-            return err_set(err, CLAAS_ERR_INTERNAL, key, "cannot store '%s': no random numbers", key);
+            return err_set(err, CLAAS_ERR_INTERNAL, key, "cannot store '%s': no random numbers",
+                           key);
         }
         int rc = 0;
         if (temp_link(fs, put, t)) {
@@ -160,12 +171,13 @@ static int temp_make(const struct fs *fs, const char *key, const struct claas_pu
         }
         temp_drop(fs, t);
     }
-    return err_set(err, CLAAS_ERR_UNAVAILABLE, key, "cannot store '%s' in '%s': its file is removed again and again",
-                   key, fs->root);
+    return err_set(err, CLAAS_ERR_UNAVAILABLE, key,
+                   "cannot store '%s' in '%s': its file is removed again and again", key, fs->root);
 }
 
 /* Makes it visible. 0, or an errno value. */
-static int temp_publish(const struct fs *fs, const struct temp *t, int dir, const char *leaf, uint32_t flags)
+static int temp_publish(const struct fs *fs, const struct temp *t, int dir, const char *leaf,
+                        uint32_t flags)
 {
     if (!(flags & CLAAS_IF_ABSENT)) {
         return renameat(fs->tmp_fd, t->name, dir, leaf) ? errno : 0;
@@ -192,7 +204,8 @@ static int put_taken(const struct fs *fs, int dir, const char *key, struct claas
         return fs_error(fs, ELOOP, "store", key, err);
     }
     if (!S_ISDIR(st.st_mode)) {
-        return err_set(err, CLAAS_ERR_CONFLICT, key, "cannot create '%s' in '%s': it is there already", key, fs->root);
+        return err_set(err, CLAAS_ERR_CONFLICT, key,
+                       "cannot create '%s' in '%s': it is there already", key, fs->root);
     }
     if (unlinkat(dir, leaf, AT_REMOVEDIR) == 0 || errno == ENOENT) {
         return 0; /* an empty one nobody needs */
@@ -200,8 +213,8 @@ static int put_taken(const struct fs *fs, int dir, const char *key, struct claas
     return fs_error(fs, EISDIR, "store", key, err);
 }
 
-static int put_once(const struct fs *fs, const char *key, const struct claas_put *put, int sync, const struct temp *t,
-                    int *out_again, struct claas_error *err)
+static int put_once(const struct fs *fs, const char *key, const struct claas_put *put, int sync,
+                    const struct temp *t, int *out_again, struct claas_error *err)
 {
     int dir = fs_dir_open(fs, key, fs_key_dir(key), 1);
     if (dir < 0) {
@@ -244,8 +257,9 @@ int fs_put_object(const struct fs *fs, const char *key, const struct claas_put *
         rc = put_once(fs, key, put, sync, &t, &again, err);
     }
     if (rc == 0 && again) {
-        rc = err_set(err, CLAAS_ERR_UNAVAILABLE, key, "cannot store '%s' in '%s': its directory is removed again and again",
-                     key, fs->root);
+        rc = err_set(err, CLAAS_ERR_UNAVAILABLE, key,
+                     "cannot store '%s' in '%s': its directory is removed again and again", key,
+                     fs->root);
     }
     temp_drop(fs, &t);
     return rc;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* For tests over a real fs instance: a scratch root, the plugin's table, objects in memory files. */
+/* For tests over a real fs instance: a scratch root, the plugin's table, objects in memory
+ * files. */
 #ifndef UNIT_STORE_H
 #define UNIT_STORE_H
 

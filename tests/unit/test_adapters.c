@@ -61,7 +61,7 @@ static void check_file(const char *id, uint64_t n, const char *name, const char 
     buf_clear(&b);
 }
 
-/* ---- versions -------------------------------------------------------------------------------------------------------------- */
+/* ---- versions ---- */
 
 START_TEST(versions_come_back)
 {
@@ -178,7 +178,7 @@ START_TEST(a_candidate_can_be_loaded)
 }
 END_TEST
 
-/* ---- what an engine writes -------------------------------------------------------------------------------------------------- */
+/* ---- what an engine writes ---- */
 
 struct writer {
     struct claas_out *out;
@@ -349,7 +349,7 @@ START_TEST(known_contents_need_no_sending)
 }
 END_TEST
 
-/* ---- commits ------------------------------------------------------------------------------------------------------------------ */
+/* ---- commits ---- */
 
 START_TEST(commits_compare_and_swap)
 {
@@ -435,7 +435,7 @@ START_TEST(history_pages)
 }
 END_TEST
 
-/* ---- names ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- names ---- */
 
 START_TEST(ids_are_checked)
 {
@@ -589,7 +589,7 @@ START_TEST(aliases_come_and_go)
 }
 END_TEST
 
-/* ---- damage ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- damage ---- */
 
 static char *store_path(const char *key)
 {
@@ -708,7 +708,7 @@ START_TEST(a_foreign_store_is_refused)
 }
 END_TEST
 
-/* ---- export ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- export ---- */
 
 START_TEST(the_zip_holds_the_files)
 {
@@ -745,7 +745,7 @@ START_TEST(the_zip_holds_the_files)
 }
 END_TEST
 
-/* ---- retention ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- retention ---- */
 
 /* 1 if the contents of a file of that version can be had. */
 static int kept(const char *id, uint64_t n, const char *name)
@@ -848,7 +848,7 @@ START_TEST(the_sweep_puts_markers_back)
 }
 END_TEST
 
-/* ---- other kinds of stores --------------------------------------------------------------------------------------------------------------- */
+/* ---- other kinds of stores ---- */
 
 static int probe_weak(void *self, uint32_t *out_caps, const struct claas_call *call, struct claas_error *e)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The adapter repository under trouble: many processes on one root, lost replies, kill -9 of writers at random points. */
+/* The adapter repository under trouble: many processes on one root, lost replies, kill -9 of
+ * writers at random points. */
 #include "config.h"
 
 #include "repo.h"
@@ -25,13 +26,14 @@ static void teardown(void)
     test_root_remove();
 }
 
-/* ---- a storage that loses replies -------------------------------------------------------------------------------------------- */
+/* ---- a storage that loses replies ---- */
 
 static unsigned lossy_state;
 
-/* Some calls do what they should and then say that they might not have; some fail before they begin. */
-static int put_lossy(void *self, const char *key, const struct claas_put *put, const struct claas_call *call,
-                     struct claas_error *e)
+/* Some calls do what they should and then say that they might not have; some fail before they
+ * begin. */
+static int put_lossy(void *self, const char *key, const struct claas_put *put,
+                     const struct claas_call *call, struct claas_error *e)
 {
     unsigned draw = (unsigned)(rng_bits(lossy_state, 7, (uint64_t)(uintptr_t)key[0]) % 100);
     lossy_state = lossy_state * 1664525u + 1013904223u;
@@ -48,7 +50,7 @@ static int put_lossy(void *self, const char *key, const struct claas_put *put, c
     return rc;
 }
 
-/* ---- writers ------------------------------------------------------------------------------------------------------------------- */
+/* ---- writers ---- */
 
 /* One job, until it is in the log: from whatever head there is. */
 static int work_job(struct adapters *a, const char *job, struct claas_error *e)
@@ -102,7 +104,8 @@ static pid_t writer_start(int number, int jobs, const struct claas_storage *stor
     return pid;
 }
 
-/* Every entry can be read, follows the one before, and what it names is there and sound. Returns how many. */
+/* Every entry can be read, follows the one before, and what it names is there and sound. Returns
+ * how many. */
 static uint64_t check_log(struct adapters *a, int *seen, size_t n_seen)
 {
     struct adapter_entry *end = NULL;
@@ -202,12 +205,14 @@ START_TEST(killed_writers_leave_whole_versions)
         repo_close(&r);
     }
     ck_assert_uint_gt(before, 0);
-    /* the dead left nothing in the way of the next writer, and the sweep of the next open took their leftovers */
+    /* the dead left nothing in the way of the next writer, and the sweep of the next open took
+     * their leftovers */
     ck_ok(repo_open(&r, NULL, NULL, &err), err);
     ck_ok(work_job(r.a, "job-0-999999", &err), err);
     repo_close(&r);
     char command[200];
-    (void)snprintf(command, sizeof command, "test -z \"$(ls -A %s/store/+tmp %s/store/+spool | grep -v ':$' | grep .)\"",
+    (void)snprintf(command, sizeof command,
+                   "test -z \"$(ls -A %s/store/+tmp %s/store/+spool | grep -v ':$' | grep .)\"",
                    test_root, test_root);
     ck_assert_int_eq(system(command), 0);
 }

@@ -48,7 +48,8 @@ static int put(const char *key, const char *text, uint32_t flags, struct claas_e
     return rc;
 }
 
-static int get(const char *key, uint64_t from, uint64_t bytes, struct buf *out, struct claas_error *err)
+static int get(const char *key, uint64_t from, uint64_t bytes, struct buf *out,
+               struct claas_error *err)
 {
     int fd = test_memory("", 0);
     struct claas_object object = { .size = sizeof object };
@@ -109,8 +110,8 @@ START_TEST(creation_has_one_winner)
 END_TEST
 
 static const char *const bad_keys[] = {
-    "", "/", "/a", "a/", "a//b", ".", "..", "../x", "a/../b", "a/./b", "a b", "a\\b", "a+b", "+tmp/x", "a\nb", "\xC3\xA9",
-    "a/..", "%2e%2e/x", "a:b", "a*",
+    "",    "/",    "/a",  "a/",     "a//b", ".",        "..",   "../x",     "a/../b", "a/./b",
+    "a b", "a\\b", "a+b", "+tmp/x", "a\nb", "\xC3\xA9", "a/..", "%2e%2e/x", "a:b",    "a*",
 };
 
 START_TEST(bad_keys_are_refused)
@@ -218,7 +219,9 @@ START_TEST(lists_are_in_byte_order)
 {
     struct claas_error err = ERR_INIT;
     /* '-' and '.' sort before '/', digits and letters behind it */
-    static const char *const keys[] = { "a/b", "a-b", "a.b", "a0", "a/a/z", "b", "a/a-", "A", "ab/c" };
+    static const char *const keys[] = {
+        "a/b", "a-b", "a.b", "a0", "a/a/z", "b", "a/a-", "A", "ab/c"
+    };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         ck_ok(put(keys[i], "x", 0, &err), err);
     }
@@ -343,7 +346,8 @@ START_TEST(leftovers_of_the_dead_are_swept)
 }
 END_TEST
 
-/* Children put and remove the same keys in the same directory: none may fail, and no temporary stays. */
+/* Children put and remove the same keys in the same directory: none may fail, and no temporary
+ * stays. */
 START_TEST(cleaning_does_not_race_puts)
 {
     pid_t children[4];
@@ -394,7 +398,8 @@ START_TEST(a_bad_root_is_refused)
     struct claas_error err = ERR_INIT;
     void *opened = NULL;
     struct claas_value values[2] = { { .s = "", .given = 1 }, { .i = 1 } };
-    ck_failed(plugin->open(NULL, CLAAS_STORAGE, values, NULL, &opened, &err), CLAAS_ERR_INVALID, err);
+    ck_failed(plugin->open(NULL, CLAAS_STORAGE, values, NULL, &opened, &err), CLAAS_ERR_INVALID,
+              err);
     values[0].s = "/dev/null/store";
     ck_assert_int_ne(plugin->open(NULL, CLAAS_STORAGE, values, NULL, &opened, &err), 0);
     ck_assert_ptr_nonnull(strstr(err.message, "/dev/null"));
