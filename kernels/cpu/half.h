@@ -36,6 +36,15 @@ static inline float half_to_float(uint16_t h)
     return float_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
+/* half_to_float of every number, filled by simd_choose. In the inner loops a load is cheaper than a conversion, which
+ * competes with the products for the same execution units. */
+extern float half_table[65536];
+
+static inline float load_half(const void *p)
+{
+    return half_table[load_u16(p)];
+}
+
 static inline float bfloat_to_float(uint16_t b)
 {
     return float_of_bits((uint32_t)b << 16);

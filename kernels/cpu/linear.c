@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#define AHEAD 4096 /* bytes of weights asked for before they are read: memory, not arithmetic, is the limit */
 #define FEW 8 /* rows for which reading the weights costs more than computing */
 
 /* B of y = x W^T: element (k, j) is W[j][k]; 16 rows of W are dequantised, then turned. */
@@ -67,7 +68,11 @@ static void few_range(void *context, size_t thread, size_t first, size_t end)
         const struct weight_part *part = weight_part_of(job->w, first);
         size_t stop = min_size(end, part->first + part->rows);
         for (; first < stop; first++) {
-            simd->dots(part->type, weight_row(part, first), job->w->in, job->x, job->x_pitch, job->m,
+            const char *row = weight_row(part, first);
+            for (size_t i = 0; i < part->row_bytes; i += 64) {
+                __builtin_prefetch(row + AHEAD + i); /* past the end is no fault */
+            }
+            simd->dots(part->type, row, job->w->in, job->x, job->x_pitch, job->m,
                        job->y + first, job->y_pitch, job->accumulate);
         }
     }

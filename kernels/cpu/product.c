@@ -12,6 +12,7 @@
 
 #define ROWS 1020  /* of A packed at a time, a multiple of TILE_M */
 #define DEEP 3072  /* depth of A packed at a time, a multiple of PRODUCT_DEPTH: 12.5 MB with ROWS */
+#define SHALLOW 96 /* depth up to which C, not the arithmetic, is the limit */
 #define TILES 8    /* of A packed in one task */
 
 /* One chunk: rows [row, row + m) and depths [first, first + depth) of the whole. */
@@ -122,6 +123,14 @@ static void rows_task(void *context, size_t thread, size_t task)
     size_t first = task * TILES;
     size_t tiles = min_size(TILES, c->tiles - first);
     pack_a_tiles(c, first, tiles, a);
+    if (c->depth <= PRODUCT_DEPTH) { /* bound by C: along its rows */
+        for (size_t i = 0; i < tiles; i++) {
+            for (size_t j = 0; j < c->panels; j++) {
+                one_tile(c, first + i, j, 0, c->depth, a + i * c->depth * TILE_M, c->b + j * c->depth * TILE_N);
+            }
+        }
+        return;
+    }
     for (size_t d = 0; d < c->depth; d += PRODUCT_DEPTH) {
         for (size_t j = 0; j < c->panels; j++) {
             for (size_t i = 0; i < tiles; i++) {
@@ -145,7 +154,8 @@ static size_t group_size(size_t panels, size_t threads)
 static int run_chunk(struct chunk *c, struct claas_error *err)
 {
     struct kernels *k = c->k;
-    int by_rows = c->panels < 2 * k->threads && c->tiles > c->panels;
+    int by_rows = (c->panels < 2 * k->threads && c->tiles > c->panels) ||
+                  (c->depth <= SHALLOW && c->tiles >= 4 * TILES);
     size_t own = by_rows ? max_size(c->depth * TILE_M * TILES, PRODUCT_SPARE)
                          : PRODUCT_SPARE + PRODUCT_PANELS * TILE_N * PRODUCT_DEPTH;
     size_t shared = by_rows ? c->panels * c->depth * TILE_N : c->tiles * c->depth * TILE_M;

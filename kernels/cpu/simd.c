@@ -4,7 +4,19 @@
 
 #include "kernels/cpu/simd.h"
 
+#include "kernels/cpu/half.h"
+
+#include <pthread.h>
 #include <string.h>
+
+float half_table[65536];
+
+static void fill_half_table(void)
+{
+    for (uint32_t i = 0; i < 65536; i++) {
+        half_table[i] = half_to_float((uint16_t)i);
+    }
+}
 
 #if defined(__x86_64__)
 static int has_avx512(void)
@@ -21,6 +33,8 @@ static int has_avx2(void)
 
 const struct simd *simd_choose(const char *name)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, fill_half_table);
     if (name && strcmp(name, "portable") == 0) {
         return &simd_portable;
     }

@@ -28,6 +28,19 @@ TARGET static inline vf v_sqrt(vf a)
     return (vf)_mm256_sqrt_ps((__m256)a);
 }
 
+/* Halves onto halves. */
+TARGET static inline float v_sum(vf v)
+{
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+
+TARGET static inline int v_any(vi mask)
+{
+    return _mm256_movemask_epi8((__m256i)mask) != 0;
+}
+
 TARGET static inline __m256 half8(const uint8_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -35,7 +48,7 @@ TARGET static inline __m256 half8(const uint8_t *p)
 
 TARGET static inline __m256 one_half(const uint8_t *p)
 {
-    return _mm256_cvtph_ps(_mm_set1_epi16((short)load_u16(p)));
+    return _mm256_set1_ps(load_half(p));
 }
 
 TARGET static inline __m256i bytes8(const uint8_t *p)

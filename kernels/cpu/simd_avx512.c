@@ -28,6 +28,20 @@ TARGET static inline vf v_sqrt(vf a)
     return (vf)_mm512_sqrt_ps((__m512)a);
 }
 
+/* Halves onto halves. */
+TARGET static inline float v_sum(vf v)
+{
+    __m256 y = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+
+TARGET static inline int v_any(vi mask)
+{
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
+}
+
 TARGET static inline __m128i bytes16(const uint8_t *p)
 {
     return _mm_loadu_si128((const __m128i *)(const void *)p);
@@ -40,7 +54,7 @@ TARGET static inline __m256i bytes32(const uint8_t *p)
 
 TARGET static inline __m512 one_half(const uint8_t *p)
 {
-    return _mm512_cvtph_ps(_mm256_set1_epi16((short)load_u16(p)));
+    return _mm512_set1_ps(load_half(p));
 }
 
 /* 32 elements of a row; `p` is the start of a block. The sixteen values a 4-bit block can have are made once, exactly

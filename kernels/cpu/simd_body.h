@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The inner loops, included once by each simd_*.c, which defines: VW (floats in a vector), vf and vi (vectors of floats and
- * of int32), v_fma, v_sqrt, load32, simd_transpose, SUB_M (rows of the register tile), TARGET (function attribute), and the
+ * of int32), v_fma, v_sqrt, v_sum, v_any, load32, simd_transpose, SUB_M (rows of the register tile), TARGET (function attribute), and the
  * table's name. GCC vector extensions carry the rest, so that a formula stands here once for all instruction sets.
  * Loops run over whole vectors; a rest is loaded into a padded vector, so that it goes through the same arithmetic. */
 #include <math.h>
@@ -46,19 +46,6 @@ HOT vf v_select(vi mask, vf a, vf b)
 HOT vf v_max(vf a, vf b)
 {
     return v_select(a > b, a, b);
-}
-
-/* Always in the same order: halves onto halves. */
-HOT float v_sum(vf v)
-{
-    float a[VW];
-    memcpy(a, &v, sizeof a);
-    for (int width = VW / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; i++) {
-            a[i] += a[i + width];
-        }
-    }
-    return a[0];
 }
 
 HOT float v_top(vf v)
@@ -551,13 +538,7 @@ TARGET static size_t simd_find_above(size_t n, const float *x, size_t from, floa
     vf b = v_set(bound);
     for (; i + VW <= n; i += VW) {
         vi above = v_load(x + i) > b;
-        uint64_t any[VW / 2];
-        memcpy(any, &above, sizeof any);
-        uint64_t all = 0;
-        for (int j = 0; j < VW / 2; j++) {
-            all |= any[j];
-        }
-        if (all) {
+        if (v_any(above)) {
             break;
         }
     }

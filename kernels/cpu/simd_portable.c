@@ -27,6 +27,16 @@ static inline vf v_sqrt(vf a)
     return a;
 }
 
+static inline float v_sum(vf v)
+{
+    return (v[0] + v[2]) + (v[1] + v[3]);
+}
+
+static inline int v_any(vi mask)
+{
+    return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+}
+
 /* 32 elements of a row; `p` is the start of a block. */
 static inline void load32(enum kernels_type type, const uint8_t *p, vf out[32 / VW])
 {
@@ -34,7 +44,7 @@ static inline void load32(enum kernels_type type, const uint8_t *p, vf out[32 / 
     switch (type) {
     case KERNELS_F16:
         for (int j = 0; j < 32; j++) {
-            v[j] = half_to_float(load_u16(p + 2 * j));
+            v[j] = load_half(p + 2 * j);
         }
         break;
     case KERNELS_BF16:
@@ -44,20 +54,20 @@ static inline void load32(enum kernels_type type, const uint8_t *p, vf out[32 / 
         break;
     case KERNELS_Q8_0:
         for (int j = 0; j < 32; j++) {
-            v[j] = half_to_float(load_u16(p)) * (float)(int8_t)p[2 + j];
+            v[j] = load_half(p) * (float)(int8_t)p[2 + j];
         }
         break;
     case KERNELS_Q4_0:
         for (int j = 0; j < 16; j++) {
-            float d = half_to_float(load_u16(p));
+            float d = load_half(p);
             v[j] = d * (float)((p[2 + j] & 15) - 8);
             v[j + 16] = d * (float)((p[2 + j] >> 4) - 8);
         }
         break;
     case KERNELS_Q4_1:
         for (int j = 0; j < 16; j++) {
-            float d = half_to_float(load_u16(p));
-            float m = half_to_float(load_u16(p + 2));
+            float d = load_half(p);
+            float m = load_half(p + 2);
             v[j] = d * (float)(p[4 + j] & 15) + m;
             v[j + 16] = d * (float)(p[4 + j] >> 4) + m;
         }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Speed of the kernels at the shapes of SmolLM2-135M: GFLOP/s of products and attention, GB/s and time of the products of
- * one decoded token. Best of several runs; `bench_kernels [threads]`. Prints a table; judges nothing. */
+ * one decoded token. Best of several runs; `bench_kernels [threads [l|g|a|e|d]]`. Prints a table; judges nothing. */
 #include "config.h"
 
 #include "base/clock.h"
@@ -208,11 +208,16 @@ int main(int argc, char **argv)
 {
     check(kernels_open(argc > 1 ? (size_t)strtoul(argv[1], NULL, 10) : 0, &k, &err));
     printf("%s, %zu threads\n", kernels_isa(k), kernels_threads(k));
-    linears(768);
-    gemms(768, 16);
-    attention(768);
-    elements(768);
-    decode();
+    const char *parts = argc > 2 ? argv[2] : "lgaed";
+    for (const char *p = parts; *p; p++) {
+        switch (*p) {
+        case 'l': linears(768); break;
+        case 'g': gemms(768, 16); break;
+        case 'a': attention(768); break;
+        case 'e': elements(768); break;
+        default: decode(); break;
+        }
+    }
     kernels_close(k);
     return 0;
 }
