@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: MIT */
+/* The exchange with libmicrohttpd: one epoll thread that receives and sends; requests whose handler may wait are
+ * suspended, worked on by a lane of the pool, and resumed with their answer. */
+#include "config.h"
+
+#include "server/http_private.h"
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/rng.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <arpa/inet.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- requests ------------------------------------------------------------------------------------------------------------ */
+
+static int id_is_sane(const char *id)
+{
+    size_t n = id ? strlen(id) : 0;
+    return n > 0 && n <= HTTP_ID_MAX &&
+           strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == n;
+}
+
+static struct http_request *request_new(struct http *h, struct MHD_Connection *connection)
+{
+    struct http_request *r = calloc(1, sizeof *r);
+    if (!r) {
+        return NULL;
+    }
+    r->http = h;
+    r->connection = connection;
+    r->begun_ns = clock_mono_ns();
+    (void)pthread_mutex_init(&r->lock, NULL);
+    atomic_init(&r->refs, 1);
+    host_call_init(&r->call, 0, NULL, NULL);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    r->fd = info ? info->connect_fd : -1;
+    const char *id = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "X-Request-Id");
+    if (id_is_sane(id)) {
+        (void)snprintf(r->id, sizeof r->id, "%s", id);
+    } else if (rng_hex(r->id, 32)) {
+        request_unref(r);
+        return NULL;
+    }
+    (void)pthread_mutex_lock(&h->lock);
+    r->next = h->requests;
+    if (r->next) {
+        r->next->prev = r;
+    }
+    h->requests = r;
+    h->n_requests++;
+    (void)pthread_mutex_unlock(&h->lock);
+    return r;
+}
+
+/* [libmicrohttpd's thread] The exchange is over, however it ended. */
+static void request_completed(void *ctx, struct MHD_Connection *connection, void **state,
+                              enum MHD_RequestTerminationCode why)
+{
+    struct http *h = ctx;
+    struct http_request *r = *state;
+    (void)connection;
+    *state = NULL;
+    if (!r) {
+        return;
+    }
+    (void)pthread_mutex_lock(&r->lock);
+    r->gone = 1;
+    r->suspended = 0;
+    int cut = r->state != HTTP_ANSWERED || (r->streams && why != MHD_REQUEST_TERMINATED_COMPLETED_OK);
+    (void)pthread_mutex_unlock(&r->lock);
+    (void)pthread_mutex_lock(&h->lock);
+    if (r->prev) {
+        r->prev->next = r->next;
+    } else {
+        h->requests = r->next;
+    }
+    if (r->next) {
+        r->next->prev = r->prev;
+    }
+    if (--h->n_requests == 0) {
+        (void)pthread_cond_broadcast(&h->left);
+    }
+    (void)pthread_mutex_unlock(&h->lock);
+    if (h->o.answered) {
+        h->o.answered(h->o.app, r->route ? (size_t)(r->route - h->o.routes) : h->o.n_routes, cut ? 499 : r->status,
+                      clock_mono_ns() - r->begun_ns);
+    }
+    if (r->response) {
+        MHD_destroy_response(r->response); /* a stream's gives its reference to r back */
+    }
+    request_unref(r);
+}
+
+void request_answered(struct http_request *r)
+{
+    (void)pthread_mutex_lock(&r->lock);
+    r->state = HTTP_ANSWERED;
+    if (r->suspended) {
+        r->suspended = 0;
+        MHD_resume_connection(r->connection);
+    }
+    (void)pthread_mutex_unlock(&r->lock);
+}
+
+/* ---- routes ---------------------------------------------------------------------------------------------------------------- */
+
+/* 1 if path is that of the route; *id: where the segment for {id} begins, or null. */
+static int route_has_path(const struct http_route *route, const char *path, const char **id)
+{
+    const char *brace = strchr(route->path, '{');
+    *id = NULL;
+    if (!brace) {
+        return strcmp(route->path, path) == 0;
+    }
+    size_t n = (size_t)(brace - route->path);
+    if (strncmp(route->path, path, n) != 0 || path[n] == '\0' || strchr(path + n, '/')) {
+        return 0;
+    }
+    *id = path + n;
+    return 1;
+}
+
+/* Finds the row, or refuses with 404 or 405 and what would be allowed. */
+static int request_route(struct http_request *r, const char *method, const char *path)
+{
+    const struct http *h = r->http;
+    const char *wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;
+    char allow[64] = "";
+    const char *id = NULL;
+    for (size_t i = 0; i < h->o.n_routes; i++) {
+        const struct http_route *route = &h->o.routes[i];
+        if (!route_has_path(route, path, &id)) {
+            continue;
+        }
+        if (strcmp(route->method, wanted) == 0) {
+            r->route = route;
+            r->path_id = id ? strdup(id) : NULL;
+            return id && !r->path_id ? -1 : 0;
+        }
+        size_t n = strlen(allow);
+        (void)snprintf(allow + n, sizeof allow - n, "%s%s%s", n ? ", " : "", route->method,
+                       strcmp(route->method, "GET") == 0 ? ", HEAD" : "");
+    }
+    if (allow[0]) {
+        http_header(r, MHD_HTTP_HEADER_ALLOW, allow);
+        request_refuse(r, 405, "method_not_allowed", "the method is not allowed here", "method");
+    } else {
+        request_refuse(r, 404, "not_found", "there is no such route", "path");
+    }
+    return 0;
+}
+
+/* ---- receiving and handing over -------------------------------------------------------------------------------------------- */
+
+/* Content-Length; 0 when absent (libmicrohttpd has refused malformed ones). */
+static uint64_t request_length(const struct http_request *r)
+{
+    const char *text = MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return text ? strtoull(text, NULL, 10) : 0;
+}
+
+static void request_too_large(struct http_request *r)
+{
+    char message[96];
+    (void)snprintf(message, sizeof message, "the body is larger than the limit of %zu bytes", r->http->o.body_bytes);
+    request_refuse(r, 413, "too_large", message, "body");
+}
+
+/* Sees the header. What is refused here is refused before its body was sent, if the client waits for our word or the
+ * body is enormous; else the body is received and dropped, since closing on unread data would lose the answer. */
+static enum MHD_Result request_begin(struct http_request *r, const char *method, const char *path)
+{
+    if (request_route(r, method, path)) {
+        return MHD_NO;
+    }
+    uint64_t length = request_length(r);
+    if (r->state != HTTP_ANSWERED && length > r->http->o.body_bytes) {
+        request_too_large(r);
+    }
+    int waits = MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_EXPECT) != NULL;
+    if (r->state == HTTP_ANSWERED && (length == 0 || waits || length / 4 > r->http->o.body_bytes)) {
+        return r->response ? MHD_queue_response(r->connection, (unsigned)r->status, r->response) : MHD_NO;
+    }
+    return MHD_YES;
+}
+
+static enum MHD_Result request_receive(struct http_request *r, const char *data, size_t *n)
+{
+    const struct http *h = r->http;
+    size_t most = h->o.body_bytes;
+    if (clock_mono_ns() - r->begun_ns > (int64_t)h->o.idle_ms * 4 * 1000000) {
+        return MHD_NO; /* one byte now and then: cut off */
+    }
+    if (r->state != HTTP_ANSWERED && !r->too_large && r->route->body) {
+        if (*n > most - r->received.len) {
+            r->too_large = 1;
+            buf_clear(&r->received);
+        } else {
+            buf_add(&r->received, data, *n);
+        }
+    }
+    *n = 0;
+    return MHD_YES;
+}
+
+/* [worker] */
+static void request_work(void *item)
+{
+    struct http_request *r = item;
+    if (request_parse(r) == 0) {
+        r->route->handle(r->http->o.app, r);
+    }
+    request_unref(r);
+}
+
+/* [any thread] Waited in a lane when the daemon stopped. */
+static void request_drop(void *item)
+{
+    struct http_request *r = item;
+    struct claas_error err = ERR_INIT;
+    (void)err_set(&err, CLAAS_ERR_UNAVAILABLE, "", "the daemon is stopping");
+    http_fail(r, &err);
+    request_unref(r);
+}
+
+/* All is there: answers inline, or hands it to its lane. */
+static void request_dispatch(struct http_request *r)
+{
+    if (r->too_large) {
+        request_too_large(r);
+        return;
+    }
+    if (r->route->lane == HTTP_INLINE) {
+        if (request_parse(r) == 0) {
+            r->route->handle(r->http->o.app, r);
+        }
+        return;
+    }
+    struct claas_error err = ERR_INIT;
+    (void)pthread_mutex_lock(&r->lock);
+    r->state = HTTP_WORKING;
+    r->suspended = 1;
+    MHD_suspend_connection(r->connection);
+    (void)pthread_mutex_unlock(&r->lock);
+    (void)atomic_fetch_add(&r->refs, 1);
+    if (pool_add(r->http->pool, r->route->lane, r, &err)) {
+        http_fail(r, &err);
+        request_unref(r);
+    }
+}
+
+/* [libmicrohttpd's thread] Called with the header, with each piece of the body, when all is there, and after resuming. */
+static enum MHD_Result request_access(void *ctx, struct MHD_Connection *connection, const char *path,
+                                      const char *method, const char *version, const char *data, size_t *n,
+                                      void **state)
+{
+    struct http *h = ctx;
+    struct http_request *r = *state;
+    (void)version;
+    if (!r) {
+        r = request_new(h, connection);
+        *state = r;
+        return r ? request_begin(r, method, path) : MHD_NO;
+    }
+    if (*n > 0) {
+        return request_receive(r, data, n);
+    }
+    (void)pthread_mutex_lock(&r->lock);
+    enum http_state is = r->state;
+    (void)pthread_mutex_unlock(&r->lock);
+    if (is == HTTP_RECEIVING) {
+        request_dispatch(r);
+        if (r->route->lane != HTTP_INLINE && !r->too_large) {
+            return MHD_YES; /* suspended: the worker may have it by now */
+        }
+        is = HTTP_ANSWERED;
+    }
+    if (is == HTTP_WORKING) {
+        return MHD_YES;
+    }
+    return r->response ? MHD_queue_response(connection, (unsigned)r->status, r->response) : MHD_NO;
+}
+
+/* ---- the daemon -------------------------------------------------------------------------------------------------------------- */
+
+static int listen_open(const struct http_options *o, uint16_t *out_port, struct claas_error *err)
+{
+    struct sockaddr_in6 six = { .sin6_family = AF_INET6, .sin6_port = htons(o->port) };
+    struct sockaddr_in four = { .sin_family = AF_INET, .sin_port = htons(o->port) };
+    int is_six = strchr(o->host, ':') != NULL;
+    struct sockaddr *at = is_six ? (struct sockaddr *)&six : (struct sockaddr *)&four;
+    socklen_t bytes = is_six ? sizeof six : sizeof four;
+    void *where = is_six ? (void *)&six.sin6_addr : (void *)&four.sin_addr;
+    if (inet_pton(at->sa_family, o->host, where) != 1) {
+        return err_set(err, CLAAS_ERR_INVALID, "listen", "cannot listen on '%s': not an address", o->host);
+    }
+    int fd = socket(at->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int on = 1;
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) || bind(fd, at, bytes) ||
+        listen(fd, 1024) || getsockname(fd, at, &bytes)) {
+        int rc = err_errno(err, errno, "listen", "cannot listen on '%s' port %u", o->host, o->port);
+        if (fd >= 0) {
+            (void)close(fd); /* nothing was written to it */
+        }
+        return rc;
+    }
+    *out_port = ntohs(is_six ? six.sin6_port : four.sin_port);
+    return fd;
+}
+
+__attribute__((format(printf, 2, 0))) static void http_log(void *ctx, const char *fmt, va_list args)
+{
+    char line[512];
+    (void)ctx;
+    (void)vsnprintf(line, sizeof line, fmt, args);
+    line[strcspn(line, "\n")] = '\0';
+    log_line(LOG_DEBUG, "http", "%s", line);
+}
+
+static int http_daemon(struct http *h, struct claas_error *err)
+{
+    int fd = listen_open(&h->o, &h->port, err);
+    if (fd < 0 || err->code) {
+        return err->code;
+    }
+    unsigned seconds = (h->o.idle_ms + 999) / 1000;
+    h->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        request_access, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_OPTION_NOTIFY_COMPLETED, request_completed, h, MHD_OPTION_CONNECTION_LIMIT, h->o.connections,
+        MHD_OPTION_CONNECTION_TIMEOUT, seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(32 * 1024),
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+    if (!h->daemon) {
+        (void)close(fd); /* nothing was written to it */
+        return err_set(err, CLAAS_ERR_INTERNAL, "listen", "cannot start the HTTP server on '%s' port %u", h->o.host,
+                       h->port);
+    }
+    return 0;
+}
+
+int http_start(const struct http_options *options, struct http **out, struct claas_error *err)
+{
+    static const struct pool_lane lanes[HTTP_LANES] = {
+        [HTTP_QUICK] = { "http-quick", 4, 1024 },
+        [HTTP_ANSWER] = { "http-answer", 32, 1024 },
+        [HTTP_TRAIN] = { "http-train", 8, 128 },
+    };
+    struct claas_error own = ERR_INIT;
+    struct http *h = calloc(1, sizeof *h);
+    if (!h) {
+        return err_oom(err, "the HTTP server");
+    }
+    h->o = *options;
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_mutex_init(&h->lock, NULL);
+    (void)pthread_cond_init(&h->left, &attr);
+    (void)pthread_condattr_destroy(&attr);
+    int rc = pool_new(lanes, HTTP_LANES, request_work, &h->pool, &own);
+    if (rc == 0) {
+        rc = http_daemon(h, &own);
+    }
+    if (rc) {
+        http_stop(h, 0);
+        return err_set(err, own.code, own.what, "%s", own.message);
+    }
+    *out = h;
+    return 0;
+}
+
+uint16_t http_port(const struct http *h)
+{
+    return h->port;
+}
+
+void http_load(struct http *h, struct http_load *out)
+{
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    out->connections = info ? info->num_connections : 0;
+    pool_load(h->pool, &out->running, &out->waiting);
+}
+
+static void http_cancel(struct http *h)
+{
+    (void)pthread_mutex_lock(&h->lock);
+    for (struct http_request *r = h->requests; r; r = r->next) {
+        host_call_cancel(&r->call);
+    }
+    (void)pthread_mutex_unlock(&h->lock);
+}
+
+/* What was answered is sent before the sockets are closed; clients that do not read get two seconds. */
+static void http_flush(struct http *h)
+{
+    int64_t until = clock_mono_ns() + 2000000000LL;
+    struct timespec at = { .tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000) };
+    int late = 0;
+    (void)pthread_mutex_lock(&h->lock);
+    while (h->n_requests > 0 && !late) {
+        late = pthread_cond_timedwait(&h->left, &h->lock, &at) != 0;
+    }
+    (void)pthread_mutex_unlock(&h->lock);
+}
+
+void http_stop(struct http *h, uint32_t grace_ms)
+{
+    if (!h) {
+        return;
+    }
+    atomic_store(&h->stopping, 1);
+    if (h->daemon) {
+        MHD_socket fd = MHD_quiesce_daemon(h->daemon);
+        if (fd != MHD_INVALID_SOCKET) {
+            (void)close(fd); /* nothing was written to it */
+        }
+        pool_stop(h->pool, request_drop);
+        if (!pool_wait(h->pool, grace_ms)) {
+            http_cancel(h);
+            while (!pool_wait(h->pool, 1000)) {
+                http_cancel(h); /* also those whose call began after the last look */
+            }
+        }
+        http_flush(h);
+        MHD_stop_daemon(h->daemon);
+    }
+    pool_free(h->pool);
+    (void)pthread_cond_destroy(&h->left);
+    (void)pthread_mutex_destroy(&h->lock);
+    free(h);
+}

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/* POST /v1/feedback and POST /v1/lora/init: what makes versions. */
+#include "config.h"
+
+#include "server/app.h"
+
+#include "base/err.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "server/errors.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- feedback ------------------------------------------------------------------------------------------------------------ */
+
+/* Either the answer is named by completion_id, or found by what was asked and answered. */
+static void feedback_item_parse(struct check *c, const cJSON *item, struct feedback_item *out)
+{
+    check_text(c, item, "lora_id", 1, 1, &out->lora_id);
+    int named = check_text(c, item, "completion_id", 0, 1, &out->completion_id);
+    check_text(c, item, "prompt", !named, 1, &out->prompt);
+    check_text(c, item, "response", !named, 1, &out->response);
+    check_text(c, item, "feedback", 1, 1, &out->feedback);
+    check_object(c, item, "training", 0, &out->training);
+}
+
+/* Nothing sleeps where engine and inference are one instance; the switches are checked all the same. */
+static void feedback_orchestration(struct check *c, const cJSON *body)
+{
+    const cJSON *o = NULL;
+    int ignored = 0;
+    int64_t level = 1;
+    if (!check_object(c, body, "orchestration", 0, &o)) {
+        return;
+    }
+    size_t was = check_enter(c, "orchestration", 0);
+    check_bool(c, o, "sleep_before", &ignored);
+    check_bool(c, o, "wake_after", &ignored);
+    check_bool(c, o, "wake_on_failure", &ignored);
+    check_int(c, o, "sleep_level", 1, 2, &level);
+    check_leave(c, was);
+}
+
+static struct feedback_item *feedback_parse(struct check *c, const cJSON *body, const struct config *config,
+                                            struct feedback_request *q)
+{
+    const cJSON *list = NULL;
+    const cJSON *item;
+    feedback_orchestration(c, body);
+    if (!check_list(c, body, "requests", 1, 1, &list)) {
+        return NULL;
+    }
+    int n = cJSON_GetArraySize(list);
+    if (n > config->limits.batch_items) {
+        char text[96];
+        (void)snprintf(text, sizeof text, "List should have at most %lld items after validation, not %d",
+                       (long long)config->limits.batch_items, n);
+        check_fail(c, "requests", "too_long", text, list);
+        return NULL;
+    }
+    struct feedback_item *items = mem_array((size_t)n, sizeof *items);
+    if (!items) {
+        c->failed = 1;
+        return NULL;
+    }
+    long i = 0;
+    size_t was = check_enter(c, "requests", 0);
+    cJSON_ArrayForEach(item, list)
+    {
+        size_t inner = check_enter(c, NULL, i);
+        if (cJSON_IsObject(item)) {
+            feedback_item_parse(c, item, &items[i]);
+        } else {
+            check_fail(c, "", "model_attributes_type",
+                       "Input should be a valid dictionary or object to extract fields from", item);
+        }
+        check_leave(c, inner);
+        i++;
+    }
+    check_leave(c, was);
+    q->items = items;
+    q->n_items = (size_t)n;
+    q->items_json = list;
+    return items;
+}
+
+static cJSON *feedback_timing_body(const struct feedback_timing *t)
+{
+    const struct { const char *name; int64_t ms; } rows[] = {
+        { "sleep", t->sleep }, { "distill", t->distill }, { "save", t->save },
+        { "wake", t->wake }, { "logprobs", t->logprobs }, { "total", t->total },
+    };
+    cJSON *o = cJSON_CreateObject();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (!cJSON_AddNumberToObject(o, rows[i].name, (double)rows[i].ms)) {
+            cJSON_Delete(o);
+            return NULL;
+        }
+    }
+    return o;
+}
+
+static cJSON *feedback_body(struct feedback_result *f)
+{
+    char record[96] = "";
+    cJSON *o = cJSON_CreateObject();
+    cJSON *distill = cJSON_CreateObject();
+    cJSON *vllm = cJSON_CreateObject();
+    cJSON *metadata = f->metadata ? f->metadata : cJSON_CreateObject();
+    f->metadata = NULL;
+    if (f->recorded) {
+        (void)snprintf(record, sizeof record, "state.db/feedback/%s", f->request_id);
+    }
+    int failed = app_put(distill, "lora_id", cJSON_CreateString(f->lora_id));
+    failed |= app_put(distill, "metadata", metadata);
+    failed |= app_put(vllm, "slept", cJSON_CreateBool(f->slept)) | app_put(vllm, "woke", cJSON_CreateBool(f->woke));
+    failed |= app_put(o, "status", cJSON_CreateString("ok"));
+    failed |= app_put(o, "request_id", cJSON_CreateString(f->request_id));
+    failed |= app_put(o, "lora_id", cJSON_CreateString(f->lora_id));
+    failed |= app_put(o, "distill_result", distill) | app_put(o, "vllm", vllm);
+    failed |= app_put(o, "feedback_log_path", cJSON_CreateString(record));
+    failed |= app_put(o, "timing_ms", feedback_timing_body(&f->timing));
+    failed |= app_put(o, "batch_size", app_number(f->batch_size));
+    failed |= app_put(o, "version", app_number(f->version_to));
+    failed |= app_put(o, "version_from", app_number(f->version_from));
+    failed |= app_put(o, "digest", app_digest(&f->serve));
+    failed |= app_put(o, "serves", cJSON_CreateBool(f->serves));
+    if (f->warnings && f->warnings->child) {
+        failed |= app_put(o, "warnings", f->warnings);
+        f->warnings = NULL;
+    }
+    if (failed) {
+        cJSON_Delete(o);
+        return NULL;
+    }
+    return o;
+}
+
+void train_feedback(void *ctx, struct http_request *r)
+{
+    struct app *app = ctx;
+    struct check c = CHECK_INIT("body");
+    struct feedback_request q = { .call = http_call(r) };
+    struct feedback_item *items = feedback_parse(&c, http_body(r), app->config, &q);
+    struct feedback *f = app_refused(r, &c) ? NULL : app_feedback(app, r);
+    if (f && items) {
+        struct claas_error err = ERR_INIT;
+        struct feedback_result result = { 0 };
+        http_deadline(r, app->config->limits.train_timeout_ms);
+        if (feedback_run(f, &q, &result, &err) == 0) {
+            (void)atomic_fetch_add(&app->metrics.steps_ok, 1);
+            http_answer(r, 200, feedback_body(&result));
+            feedback_result_clear(&result);
+        } else {
+            (void)atomic_fetch_add(&app->metrics.steps_failed, 1);
+            log_line(LOG_WARNING, "server", "feedback %s failed: %s", http_request_id(r), err.message);
+            if (feedback_is_mixed(&err)) {
+                http_answer(r, 400, error_body(400, err_name(err.code), err.message, err.what));
+            } else {
+                http_fail(r, &err);
+            }
+        }
+    }
+    free(items);
+}
+
+/* ---- init ------------------------------------------------------------------------------------------------------------------ */
+
+/* The id that is answered is the one existing clients go on with; -init means the adapter's head. */
+static cJSON *init_body(const struct feedback_created *made)
+{
+    char id[ADAPTER_ID_CAP + 8];
+    (void)snprintf(id, sizeof id, "%s-init", made->lora_id);
+    cJSON *o = cJSON_CreateObject();
+    if (app_put(o, "lora_id", cJSON_CreateString(id)) || app_put(o, "id", cJSON_CreateString(made->lora_id)) ||
+        app_put(o, "version", app_number(made->version)) || app_put(o, "digest", app_digest(&made->serve)) ||
+        app_put(o, "serves", cJSON_CreateBool(made->serves))) {
+        cJSON_Delete(o);
+        return NULL;
+    }
+    return o;
+}
+
+void train_init(void *ctx, struct http_request *r)
+{
+    struct app *app = ctx;
+    struct check c = CHECK_INIT("body");
+    struct feedback_create q = { .call = http_call(r) };
+    check_text(&c, http_body(r), "lora_id", 1, 1, &q.lora_id);
+    check_text(&c, http_body(r), "base_model", 0, 0, &q.base_model);
+    struct feedback *f = app_refused(r, &c) ? NULL : app_feedback(app, r);
+    if (!f) {
+        return;
+    }
+    struct claas_error err = ERR_INIT;
+    struct feedback_created made = { 0 };
+    cJSON *spec = cJSON_Duplicate(http_body(r), 1);
+    if (!spec) {
+        http_answer(r, 500, NULL);
+        return;
+    }
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "lora_id");
+    cJSON_DeleteItemFromObjectCaseSensitive(spec, "base_model");
+    q.spec = spec;
+    http_deadline(r, app->config->limits.train_timeout_ms);
+    if (feedback_create(f, &q, &made, &err) == 0) {
+        http_answer(r, 200, init_body(&made));
+    } else {
+        http_fail(r, &err);
+    }
+    cJSON_Delete(spec);
+}
