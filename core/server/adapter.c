@@ -66,7 +66,7 @@ static int adapter_query(struct app *app, struct http_request *r, struct check *
     if (!a) {
         return 0;
     }
-    if (adapter_resolve(a, id, NULL, http_call(r), out, &err)) {
+    if (app_name(a, id, http_call(r), out, &err)) {
         http_fail(r, &err);
         return 0;
     }
@@ -170,7 +170,7 @@ void adapter_roll(void *ctx, struct http_request *r)
     if (!a) {
         return;
     }
-    int rc = adapter_resolve(a, id, NULL, http_call(r), &name, &err);
+    int rc = app_name(a, id, http_call(r), &name, &err);
     if (rc == 0) {
         rc = adapter_rollback(a, name.id, (uint64_t)version, http_request_id(r), http_call(r), &e, &err);
     }

@@ -53,6 +53,14 @@ struct feedback *app_feedback(struct app *app, struct http_request *r)
     return f;
 }
 
+int app_name(struct adapters *a, const char *name, const struct claas_call *call, struct adapter_name *out,
+             struct claas_error *err)
+{
+    char ignored[ADAPTER_ID_CAP];
+    int rc = adapter_id_strip(name, ignored, err);
+    return rc ? rc : adapter_resolve(a, name, NULL, call, out, err);
+}
+
 int app_refused(struct http_request *r, struct check *c)
 {
     if (!c->list && !c->failed) {

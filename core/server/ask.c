@@ -117,12 +117,11 @@ static void ask_stop_ids(const cJSON *body, struct check *c, struct ask *ask)
     }
 }
 
-static void ask_params(const cJSON *body, const struct ask_limits *limits, struct check *c, struct ask *ask)
+static void ask_params(const cJSON *body, struct check *c, struct ask *ask)
 {
     struct serving_params *p = &ask->request.params;
     int64_t seed = 0;
     serving_params_default(p);
-    p->max_tokens = limits->default_tokens > 0 ? limits->default_tokens : -1;
     check_int(c, body, "max_tokens", 1, INT32_MAX, &p->max_tokens);
     check_int(c, body, "max_completion_tokens", 1, INT32_MAX, &p->max_tokens);
     check_real(c, body, "temperature", 0, 2, &p->temperature);
@@ -202,7 +201,7 @@ static void ask_prompt(const cJSON *body, struct check *c, struct ask *ask)
     }
 }
 
-void ask_parse(const cJSON *body, int chat, const struct ask_limits *limits, struct check *c, struct ask *out)
+void ask_parse(const cJSON *body, int chat, struct check *c, struct ask *out)
 {
     memset(out, 0, sizeof *out);
     out->warnings = cJSON_CreateArray();
@@ -211,7 +210,7 @@ void ask_parse(const cJSON *body, int chat, const struct ask_limits *limits, str
     }
     out->request.model = "";
     check_text(c, body, "model", 0, 0, &out->request.model);
-    ask_params(body, limits, c, out);
+    ask_params(body, c, out);
     check_bool(c, body, "stream", &out->stream);
     const cJSON *options = NULL;
     if (check_object(c, body, "stream_options", 0, &options)) {

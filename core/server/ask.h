@@ -19,12 +19,8 @@ struct ask { /* borrows from the body */
     cJSON *warnings;                /* array of texts, owned; may be empty */
 };
 
-struct ask_limits {
-    int64_t default_tokens; /* when the request names none */
-};
-
 /* Violations go into *c; what is known but cannot be done is a warning, or under strict: true a violation. */
-void ask_parse(const cJSON *body, int chat, const struct ask_limits *limits, struct check *c, struct ask *out);
+void ask_parse(const cJSON *body, int chat, struct check *c, struct ask *out);
 void ask_clear(struct ask *ask);
 
 #endif

@@ -21,7 +21,6 @@ struct chat {
     struct ask ask;
     int chat;                       /* 0: a text completion */
     struct serving_receipt receipt; /* known from begin on */
-    struct claas_error refusal;     /* why begin said no, if it did */
 };
 
 /* ---- parts of an answer ------------------------------------------------------------------------------------------------- */
@@ -209,11 +208,6 @@ static int chat_begin(void *ctx, const struct serving_receipt *receipt)
 {
     struct chat *c = ctx;
     c->receipt = *receipt;
-    int64_t most = c->app->config->limits.prompt_tokens;
-    if (most > 0 && receipt->n_prompt > most) {
-        return err_set(&c->refusal, CLAAS_ERR_INVALID, c->chat ? "messages" : "prompt",
-                       "the prompt has %u tokens, more than the limit of %lld", receipt->n_prompt, (long long)most);
-    }
     if (http_gone(c->r)) {
         return 1;
     }
@@ -286,8 +280,6 @@ static void chat_run(struct chat *c)
         c->receipt = a.receipt;
         (void)atomic_fetch_add(&c->app->metrics.prompt_tokens, a.receipt.n_prompt);
         (void)atomic_fetch_add(&c->app->metrics.completion_tokens, a.n_response);
-    } else if (c->refusal.code) {
-        err = c->refusal;
     }
     if (http_stream_begun(c->r)) {
         chat_finish(c, &a, rc ? &err : NULL);
@@ -301,10 +293,9 @@ static void chat_run(struct chat *c)
 
 static void chat_handle(struct app *app, struct http_request *r, int chat)
 {
-    struct chat c = { .app = app, .r = r, .chat = chat, .refusal = ERR_INIT };
+    struct chat c = { .app = app, .r = r, .chat = chat };
     struct check check = CHECK_INIT("body");
-    const struct ask_limits limits = { .default_tokens = app->config->limits.default_tokens };
-    ask_parse(http_body(r), chat, &limits, &check, &c.ask);
+    ask_parse(http_body(r), chat, &check, &c.ask);
     if (!app_refused(r, &check) && (c.serving = app_serving(app, r)) != NULL) {
         if (c.ask.stream) {
             http_header(r, "X-Accel-Buffering", "no");

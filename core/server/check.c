@@ -61,7 +61,7 @@ void check_fail(struct check *c, const char *name, const char *type, const char 
 {
     if (!c->param[0]) {
         const char *where = strchr(c->loc, '.');
-        (void)snprintf(c->param, sizeof c->param, "%s", name && name[0] ? name : c->loc);
+        (void)snprintf(c->param, sizeof c->param, "%.60s", name && name[0] ? name : c->loc);
         (void)snprintf(c->message, sizeof c->message, "%s%s%s: %s", where ? where + 1 : "",
                        where && name && name[0] ? "." : "", name ? name : "", message);
     }

@@ -188,7 +188,7 @@ static enum MHD_Result request_begin(struct http_request *r, const char *method,
         request_too_large(r);
     }
     int waits = MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_EXPECT) != NULL;
-    if (r->state == HTTP_ANSWERED && (length == 0 || waits || length / 4 > r->http->o.body_bytes)) {
+    if (r->state == HTTP_ANSWERED && (waits || length / 4 > r->http->o.body_bytes)) {
         return r->response ? MHD_queue_response(r->connection, (unsigned)r->status, r->response) : MHD_NO;
     }
     return MHD_YES;

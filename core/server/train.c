@@ -27,21 +27,23 @@ static void feedback_item_parse(struct check *c, const cJSON *item, struct feedb
     check_object(c, item, "training", 0, &out->training);
 }
 
-/* Nothing sleeps where engine and inference are one instance; the switches are checked all the same. */
-static void feedback_orchestration(struct check *c, const cJSON *body)
+/* A request may only switch off what the configuration says; what was paused is always resumed. */
+static void feedback_orchestration(struct check *c, const cJSON *body, struct feedback_request *q)
 {
     const cJSON *o = NULL;
     int ignored = 0;
+    int sleeps = 1;
     int64_t level = 1;
     if (!check_object(c, body, "orchestration", 0, &o)) {
         return;
     }
     size_t was = check_enter(c, "orchestration", 0);
-    check_bool(c, o, "sleep_before", &ignored);
+    check_bool(c, o, "sleep_before", &sleeps);
     check_bool(c, o, "wake_after", &ignored);
     check_bool(c, o, "wake_on_failure", &ignored);
     check_int(c, o, "sleep_level", 1, 2, &level);
     check_leave(c, was);
+    q->no_pause = !sleeps;
 }
 
 static struct feedback_item *feedback_parse(struct check *c, const cJSON *body, const struct config *config,
@@ -49,7 +51,7 @@ static struct feedback_item *feedback_parse(struct check *c, const cJSON *body, 
 {
     const cJSON *list = NULL;
     const cJSON *item;
-    feedback_orchestration(c, body);
+    feedback_orchestration(c, body, q);
     if (!check_list(c, body, "requests", 1, 1, &list)) {
         return NULL;
     }
