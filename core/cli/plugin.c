@@ -166,7 +166,9 @@ int cli_plugin_show(struct cli *c)
     int status = 0;
     if (!o || error) {
         struct claas_error err = ERR_INIT;
-        (void)err_set(&err, CLAAS_ERR_UNAVAILABLE, "plugin", "%s", error ? error : "cannot start a process");
+        const cJSON *code = json_get(o, "code");
+        (void)err_set(&err, cJSON_IsNumber(code) ? code->valueint : CLAAS_ERR_INTERNAL, "plugin", "%s",
+                      error ? error : "cannot start a process");
         (void)cli_fail(c, &err);
         status = CLI_PLUGIN;
     } else if (!cli_print_json(c, o)) {

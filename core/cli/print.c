@@ -3,6 +3,7 @@
 
 #include "cli/print.h"
 
+#include "base/buf.h"
 #include "base/json.h"
 #include "base/utf8.h"
 
@@ -12,7 +13,28 @@
 
 enum { PRINT_COLUMNS = 12, PRINT_CELL = 160 };
 
-/* One line of text for a scalar; objects and lists as JSON. */
+/* A list of texts with commas between them; 0 when it is another list. */
+static int print_words(const cJSON *list, char *out, size_t cap)
+{
+    struct buf words = BUF_INIT;
+    const cJSON *it;
+    int only_words = cJSON_IsArray(list) && list->child;
+    cJSON_ArrayForEach(it, list)
+    {
+        only_words = only_words && cJSON_IsString(it);
+        if (only_words) {
+            buf_adds(&words, words.len ? ", " : "");
+            buf_adds(&words, it->valuestring);
+        }
+    }
+    if (only_words) {
+        (void)snprintf(out, cap, "%s", buf_str(&words));
+    }
+    buf_clear(&words);
+    return only_words;
+}
+
+/* One line of text for a scalar or a list of words; objects and other lists as JSON. */
 static void print_scalar(const cJSON *value, char *out, size_t cap)
 {
     char *json = NULL;
@@ -25,7 +47,7 @@ static void print_scalar(const cJSON *value, char *out, size_t cap)
         (void)snprintf(out, cap, floor(v) == v && fabs(v) < 1e15 ? "%.0f" : "%.6g", v);
     } else if (cJSON_IsBool(value)) {
         (void)snprintf(out, cap, "%s", cJSON_IsTrue(value) ? "yes" : "no");
-    } else {
+    } else if (!print_words(value, out, cap)) {
         json = json_print(value);
         (void)snprintf(out, cap, "%s", json ? json : "…");
     }

@@ -338,14 +338,15 @@ static int read_tokenizer(const struct reading *r)
     struct token_text *tokens = NULL;
     struct token_text *merges = NULL;
     int32_t *types = NULL;
-    struct tokenizer_spec spec = { .pre = pre, .ignore_merges = -1, .add_bos = -1, .nfc = -1 };
+    /* No unk: tokenizer.ggml.unknown_token_id is a name of the tokenizer's, not a rule of its merging, which leaves
+     * bytes that the vocabulary lacks out. */
+    struct tokenizer_spec spec = { .pre = pre, .ignore_merges = -1, .add_bos = -1, .nfc = -1, .unk = -1 };
     int rc = check_tokenizer_model(r, pre);
     rc = rc ? rc : gguf_texts(r->g, "tokenizer.ggml.tokens", &tokens, &spec.n_tokens, r->err);
     rc = rc ? rc : gguf_texts(r->g, "tokenizer.ggml.merges", &merges, &spec.n_merges, r->err);
     rc = rc ? rc : read_types(r, spec.n_tokens, &types);
     rc = rc ? rc : key_id(r, "tokenizer.ggml.bos_token_id", &spec.bos);
     rc = rc ? rc : key_id(r, "tokenizer.ggml.eos_token_id", &spec.eos);
-    rc = rc ? rc : key_id(r, "tokenizer.ggml.unknown_token_id", &spec.unk);
     rc = rc ? rc : gguf_bool(r->g, "tokenizer.ggml.add_bos_token", &spec.add_bos, r->err);
     if (!rc && spec.n_tokens > r->m->source.geometry.vocab) {
         rc = err_set(r->err, CLAAS_ERR_CORRUPT, "tokenizer.ggml.tokens",

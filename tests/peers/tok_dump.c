@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What our tokenizer makes of text, for comparison with another: tok_dump TOKENIZER.json [TEMPLATE]
+/* What our tokenizer makes of text, for comparison with another: tok_dump TOKENIZER.json|MODEL.gguf [TEMPLATE]
  * Reads one JSON value a line. A string gives one line {"ids", "plain", "text", "stream"}: ids with control tokens
  * recognised and without, the text of the first decoded with them spelled out, at once and token by token. An object
  * {"messages", "generate"} gives {"ids", "safe", "text"}: the rendered chat, and its ids with safe contents. */
@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/json.h"
+#include "plugins/local/modelfile.h"
 #include "text/template.h"
 #include "text/tokenizer.h"
 
@@ -87,22 +88,36 @@ static int dump_line(const struct tokenizer *tok, const char *name, const char *
     return rc;
 }
 
+/* Runs all lines of standard input. */
+static int dump_all(const struct tokenizer *tok, const char *name, struct claas_error *err)
+{
+    char *line = NULL;
+    size_t cap = 0;
+    int rc = 0;
+    for (ssize_t n; !rc && (n = getline(&line, &cap, stdin)) > 0;) {
+        rc = dump_line(tok, name, line, (size_t)n, err);
+    }
+    free(line);
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     struct claas_error err = ERR_INIT;
     struct tokenizer *tok = NULL;
+    struct modelfile *model = NULL;
     if (argc < 2) {
-        fputs("usage: tok_dump TOKENIZER.json [TEMPLATE] <LINES\n", stderr);
+        fputs("usage: tok_dump TOKENIZER.json|MODEL.gguf [TEMPLATE] <LINES\n", stderr);
         return 2;
     }
-    int rc = tokenizer_load_json(argv[1], &tok, &err);
-    char *line = NULL;
-    size_t cap = 0;
-    for (ssize_t n; !rc && (n = getline(&line, &cap, stdin)) > 0;) {
-        rc = dump_line(tok, argc > 2 ? argv[2] : "chatml", line, (size_t)n, &err);
+    const char *suffix = strrchr(argv[1], '.');
+    int is_json = suffix && strcmp(suffix, ".json") == 0;
+    int rc = is_json ? tokenizer_load_json(argv[1], &tok, &err) : modelfile_open(argv[1], NULL, &model, &err);
+    if (rc == 0) {
+        rc = dump_all(is_json ? tok : model->tokenizer, argc > 2 ? argv[2] : "chatml", &err);
     }
-    free(line);
     tokenizer_free(tok);
+    modelfile_close(model);
     if (rc) {
         fprintf(stderr, "tok_dump: %s\n", err.message);
     }

@@ -388,7 +388,7 @@ static void tiny_tokenizer_json(const char *dir)
                  "{\"type\":\"Digits\",\"individual_digits\":true},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
                  "\"trim_offsets\":true,\"use_regex\":true}]},\"post_processor\":null,\"decoder\":{\"type\":"
                  "\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":"
-                 "\"BPE\",\"dropout\":null,\"unk_token\":\"<|endoftext|>\",\"ignore_merges\":false,\"vocab\":{");
+                 "\"BPE\",\"dropout\":null,\"unk_token\":null,\"ignore_merges\":false,\"vocab\":{");
     for (int i = 0; i < FILE_TINY_TOKENS; i++) {
         const char *escape = strcmp(tokens[i], "\"") == 0 || strcmp(tokens[i], "\\") == 0 ? "\\" : "";
         buf_addf(&b, "%s\"%s%s\":%d", i ? "," : "", escape, tokens[i], i);

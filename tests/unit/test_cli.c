@@ -236,13 +236,13 @@ END_TEST
 START_TEST(tables_line_up_and_tame_control_characters)
 {
     static const char *const columns[] = { "id", "m.loss", NULL };
-    cJSON *list = cJSON_Parse("[{\"id\":\"a\\u001b\\u009b[31m\",\"m\":{\"loss\":0.5}},{\"id\":\"bb\",\"m\":{}}]");
+    cJSON *list = cJSON_Parse("[{\"id\":\"a\\u001b\\u009b[31m\",\"m\":{\"loss\":0.5}},{\"id\":[\"b\",\"c\"],\"m\":{}}]");
     char *out = NULL;
     size_t n = 0;
     FILE *to = open_memstream(&out, &n);
     print_table(list, columns, to);
     (void)fclose(to);
-    ck_assert_str_eq(out, "id        m.loss\na   [31m  0.5\nbb        -\n");
+    ck_assert_str_eq(out, "id        m.loss\na   [31m  0.5\nb, c      -\n");
     free(out);
     cJSON_Delete(list);
 }

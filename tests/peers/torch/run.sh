@@ -23,7 +23,7 @@ python=$venv/bin/python
 "$python" -c 'import torch, transformers, peft; print("# torch", torch.__version__, "transformers",
     transformers.__version__, "peft", peft.__version__)'
 
-make -C "$build" -s drive
+make -C "$build" -s drive tok_dump
 CLAAS_PLUGIN_PATH=${CLAAS_PLUGIN_PATH:-$build/.libs}
 export CLAAS_PLUGIN_PATH
 "$python" "$here/make_cases.py" "$work/cases" >"$work/make.log" 2>&1 || { cat "$work/make.log"; exit 1; }
@@ -35,6 +35,7 @@ done
 "$python" "$here/compare.py" "$work/cases" "$work/ours" 2>"$work/compare.log" || { cat "$work/compare.log" >&2; exit 1; }
 
 if [ -n "$model" ]; then
+    "$python" "$here/tokenizer_peer.py" "$build/tok_dump" "$model" 2>/dev/null
     "$python" "$here/greedy.py" "$model" 64 2>/dev/null | grep '^{' >"$work/greedy.jsonl"
     if cmp -s "$work/greedy.jsonl" "$here/../../data/smollm2-greedy.jsonl"; then
         echo "ok - the recorded greedy answers are those of transformers"

@@ -111,10 +111,14 @@ def theirs(tok, text):
 
 
 def compare_strings(program, name, tok, strings, keys=("ids", "plain", "text")):
+    """Our reading of the peer's own tokenizer.json."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "tokenizer.json")
         tok.save(path)
-        ours = dump(program, path, strings)
+        compare_dumped(name, tok, strings, dump(program, path, strings), keys)
+
+
+def compare_dumped(name, tok, strings, ours, keys=("ids", "plain", "text")):
     wrong = []
     for text, mine in zip(strings, ours, strict=True):
         want = theirs(tok, text) | {"stream": mine["text"]}
@@ -174,6 +178,7 @@ def main_peer(program, gguf, count):
                             # The peer's decoder takes an added token's own letters for byte symbols.
                             ("ids", "plain") if odd else ("ids", "plain", "text"))
     tok = dress(Tokenizer(models.BPE(vocab=vocab, merges=merges)), "smollm", specials)
+    compare_dumped("smollm, from the GGUF file", tok, strings, dump(program, gguf, strings))
     chats = [conversation(rng) for _ in range(2000)]
     compare_chats(program, "smollm2", tok, source, chats)
     compare_chats(program, "chatml", tok, CHATML, chats)
