@@ -30,7 +30,8 @@ static const char *const no_keys[] = { NULL };
 const struct option_table *config_table(void)
 {
     static struct claas_option rows[] = {
-#define ROW(id, name, type, def, choices, bounds, help) { name, def, choices, help, KEYS_BOTH bounds, type, 0 },
+#define ROW(id, name, type, def, choices, bounds, help) \
+    { name, def, choices, help, KEYS_BOTH bounds, type, 0 },
         KEYS_TABLE(ROW)
 #undef ROW
     };
@@ -45,7 +46,7 @@ static const char *const *keys_of(const struct config_section *section)
                                                      : section_keys;
 }
 
-/* ---- origins -------------------------------------------------------------------------------------------------------- */
+/* ---- origins -------------------------------------------------------------------------------- */
 
 static struct config_origin *origin_add(struct config *config, const char *file, const char *dir)
 {
@@ -65,7 +66,7 @@ static struct node_place config_place(const struct config *config)
     return config->root->place;
 }
 
-/* ---- overrides ------------------------------------------------------------------------------------------------------ */
+/* ---- overrides ------------------------------------------------------------------------------ */
 
 /* The map that holds the last part of a dotted key, made on the way. */
 static int set_parent(struct config_node *root, const char *key, struct node_place place,
@@ -84,7 +85,8 @@ static int set_parent(struct config_node *root, const char *key, struct node_pla
         struct config_node *next = node_get(map, part);
         if (!next || next->kind != NODE_MAP) {
             next = node_new(NODE_MAP, place);
-            int rc = next ? node_set(map, part, next, err) : err_oom(err, "reading the configuration");
+            int rc =
+                next ? node_set(map, part, next, err) : err_oom(err, "reading the configuration");
             if (rc != 0) {
                 return rc;
             }
@@ -97,7 +99,8 @@ static int set_parent(struct config_node *root, const char *key, struct node_pla
 }
 
 /* One "a.b=value". */
-static int set_apply(struct config *config, const char *set, const char *dir, struct claas_error *err)
+static int set_apply(struct config *config, const char *set, const char *dir,
+                     struct claas_error *err)
 {
     const char *equal = strchr(set, '=');
     if (!equal || equal == set || equal - set > 128 || equal[-1] == '.') {
@@ -132,7 +135,8 @@ static int set_apply(struct config *config, const char *set, const char *dir, st
     return node_set(map, last, value, err);
 }
 
-static int sets_apply(struct config *config, const char *const *sets, size_t n, struct claas_error *err)
+static int sets_apply(struct config *config, const char *const *sets, size_t n,
+                      struct claas_error *err)
 {
     if (n == 0) {
         return 0;
@@ -149,7 +153,7 @@ static int sets_apply(struct config *config, const char *const *sets, size_t n, 
     return rc;
 }
 
-/* ---- from values to the struct -------------------------------------------------------------------------------------- */
+/* ---- from values to the struct -------------------------------------------------------------- */
 
 static int port_parse(const char *text, uint16_t *out)
 {
@@ -201,12 +205,14 @@ static int fill_listen(struct config *config, struct claas_error *err)
     }
     if (listen_split(config->text, &config->listen_host, &config->listen_port) != 0) {
         return node_refuse(&place, "listen", err,
-                           "listen: expected an address and a port such as 127.0.0.1:8080 or [::1]:8080, found '%.100s'",
+                           "listen: expected an address and a port such as 127.0.0.1:8080 or "
+                           "[::1]:8080, found '%.100s'",
                            config->listen);
     }
     if (!host_is_loopback(config->listen_host)) {
         return node_refuse(&place, "listen", err,
-                           "listen: expected a loopback address (127.0.0.1, ::1, localhost), found '%.100s': there are "
+                           "listen: expected a loopback address (127.0.0.1, ::1, localhost), found "
+                           "'%.100s': there are "
                            "no keys yet that would keep strangers out",
                            config->listen_host);
     }
@@ -220,8 +226,8 @@ static int plugin_name_ok(const char *name)
            strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == n;
 }
 
-static int fill_section(struct config *config, const char *name, int key, struct config_section *out,
-                        struct claas_error *err)
+static int fill_section(struct config *config, const char *name, int key,
+                        struct config_section *out, struct claas_error *err)
 {
     struct config_node *node = node_get(config->root, name);
     const struct config_node *plugin = node ? node_get(node, "plugin") : NULL;
@@ -232,23 +238,26 @@ static int fill_section(struct config *config, const char *name, int key, struct
         return 0;
     }
     if (plugin && !plugin_name_ok(out->plugin)) {
-        return node_refuse(&plugin->place, "plugin", err,
-                           "%s.plugin: expected the name of a plugin ([a-z][a-z0-9-]*), found '%.64s'", name,
-                           out->plugin);
+        return node_refuse(
+            &plugin->place, "plugin", err,
+            "%s.plugin: expected the name of a plugin ([a-z][a-z0-9-]*), found '%.64s'", name,
+            out->plugin);
     }
     if (plugin) {
         return 0;
     }
     for (size_t i = 0; out->node && i < node->n; i++) {
         if (key != KEY_INFERENCE_PLUGIN || strcmp(node->members[i].key, "shares_device") != 0) {
-            return node_refuse(&node->members[i].place, "plugin", err,
-                               "%s: '%.64s' stands there without the name of a plugin, expected plugin: NAME", name,
-                               node->members[i].key);
+            return node_refuse(
+                &node->members[i].place, "plugin", err,
+                "%s: '%.64s' stands there without the name of a plugin, expected plugin: NAME",
+                name, node->members[i].key);
         }
     }
-    return key == KEY_INFERENCE_PLUGIN ? 0
-                                       : node_refuse(&node->place, "plugin", err,
-                                                     "%s: expected plugin: NAME (or leave the section out)", name);
+    return key == KEY_INFERENCE_PLUGIN
+               ? 0
+               : node_refuse(&node->place, "plugin", err,
+                             "%s: expected plugin: NAME (or leave the section out)", name);
 }
 
 static void fill_numbers(struct config *config)
@@ -295,7 +304,7 @@ static int fill(struct config *config, struct claas_error *err)
     return rc;
 }
 
-/* ---- loading -------------------------------------------------------------------------------------------------------- */
+/* ---- loading -------------------------------------------------------------------------------- */
 
 void config_free(struct config *config)
 {
@@ -315,8 +324,9 @@ void config_free(struct config *config)
     free(config);
 }
 
-static int config_read(struct config *config, const char *text, size_t n, const char *name, const char *dir,
-                       const char *const *sets, size_t n_sets, struct claas_error *err)
+static int config_read(struct config *config, const char *text, size_t n, const char *name,
+                       const char *dir, const char *const *sets, size_t n_sets,
+                       struct claas_error *err)
 {
     struct config_origin *origin = origin_add(config, name, dir);
     if (!origin) {
@@ -331,7 +341,8 @@ static int config_read(struct config *config, const char *text, size_t n, const 
         config->root->kind = NODE_MAP;
     }
     if (config->root->kind != NODE_MAP) {
-        return node_refuse(&config->root->place, "", err, "expected keys such as listen: 127.0.0.1:8080");
+        return node_refuse(&config->root->place, "", err,
+                           "expected keys such as listen: 127.0.0.1:8080");
     }
     rc = sets_apply(config, sets, n_sets, err);
     if (rc != 0) {
@@ -346,8 +357,9 @@ static int config_read(struct config *config, const char *text, size_t n, const 
     return rc != 0 ? rc : fill(config, err);
 }
 
-static int config_make(const char *text, size_t n, const char *name, const char *dir, const char *const *sets,
-                       size_t n_sets, struct config **out, struct claas_error *err)
+static int config_make(const char *text, size_t n, const char *name, const char *dir,
+                       const char *const *sets, size_t n_sets, struct config **out,
+                       struct claas_error *err)
 {
     struct config *config = calloc(1, sizeof *config);
     if (!config) {
@@ -383,8 +395,8 @@ static int directory_of(const char *path, char **out, struct claas_error *err)
     return rc;
 }
 
-int config_load_overrides(const char *path, const char *const *sets, size_t n_sets, struct config **out,
-                          struct claas_error *err)
+int config_load_overrides(const char *path, const char *const *sets, size_t n_sets,
+                          struct config **out, struct claas_error *err)
 {
     struct buf text = BUF_INIT;
     char *dir = NULL;
@@ -407,16 +419,18 @@ int config_load(const char *path, struct config **out, struct claas_error *err)
     return config_load_overrides(path, NULL, 0, out, err);
 }
 
-/* ---- sections ------------------------------------------------------------------------------------------------------- */
+/* ---- sections ------------------------------------------------------------------------------- */
 
-static struct node_place section_place(const struct config *config, const struct config_section *section)
+static struct node_place section_place(const struct config *config,
+                                       const struct config_section *section)
 {
     const struct node_member *member = node_member_get(config->root, section->name);
     return member ? member->place : config_place(config);
 }
 
 int config_section_values(const struct config *config, const struct config_section *section,
-                          const struct option_table *table, struct option_values *out, struct claas_error *err)
+                          const struct option_table *table, struct option_values *out,
+                          struct claas_error *err)
 {
     struct values_request request = { .map = section->node,
                                       .at = section_place(config, section),
@@ -426,8 +440,8 @@ int config_section_values(const struct config *config, const struct config_secti
     return values_from_node(&request, out, err);
 }
 
-int config_section_blame(const struct config *config, const struct config_section *section, const char *key,
-                         struct claas_error *err)
+int config_section_blame(const struct config *config, const struct config_section *section,
+                         const char *key, struct claas_error *err)
 {
     struct node_place place = section_place(config, section);
     const struct config_node *node = section->node;

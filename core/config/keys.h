@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The core's own keys, once: enum, table, and through config_table() the sample file and the page are held to them. */
+/* The core's own keys, once: enum and table; through config_table() the sample file and the page are
+ * held to them. */
 #ifndef CONFIG_KEYS_H
 #define CONFIG_KEYS_H
 
@@ -26,7 +27,8 @@
       "plugin that keeps adapters; without a storage there are none") \
     X(INFERENCE_PLUGIN, "inference.plugin", CLAAS_TEXT, NULL, NULL, KEYS_ANY, \
       "plugin that answers; left out, the engine's own instance answers") \
-    X(INFERENCE_SHARES_DEVICE, "inference.shares_device", CLAAS_TEXT, "none", "none|pause|sleep", KEYS_ANY, \
+    X(INFERENCE_SHARES_DEVICE, "inference.shares_device", CLAAS_TEXT, "none", "none|pause|sleep", \
+      KEYS_ANY, \
       "what to do with inference around a step that needs the same device") \
     X(DEFAULT_MODEL, "default_model", CLAAS_TEXT, "", NULL, KEYS_ANY, \
       "adapter that an empty model name means; empty is the base model") \

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <yaml.h>
 
-/* ---- messages ------------------------------------------------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------------------------- */
 
 int node_blame(const struct node_place *place, struct claas_error *err)
 {
@@ -28,7 +28,8 @@ int node_blame(const struct node_place *place, struct claas_error *err)
     return err_prefix(err, "%s%s:%zu:%zu", dots, file, place->line, place->column);
 }
 
-int node_refuse(const struct node_place *place, const char *what, struct claas_error *err, const char *fmt, ...)
+int node_refuse(const struct node_place *place, const char *what, struct claas_error *err,
+                const char *fmt, ...)
 {
     char text[sizeof err->message];
     va_list ap;
@@ -40,7 +41,7 @@ int node_refuse(const struct node_place *place, const char *what, struct claas_e
     return CLAAS_ERR_INVALID;
 }
 
-/* ---- trees ---------------------------------------------------------------------------------------------------------- */
+/* ---- trees ---------------------------------------------------------------------------------- */
 
 struct config_node *node_new(enum node_kind kind, struct node_place place)
 {
@@ -86,12 +87,13 @@ struct config_node *node_get(const struct config_node *map, const char *key)
 int node_is_nothing(const struct config_node *node)
 {
     return node->kind == NODE_SCALAR && node->plain &&
-           (node->text[0] == '\0' || strcmp(node->text, "~") == 0 || strcmp(node->text, "null") == 0);
+           (node->text[0] == '\0' || strcmp(node->text, "~") == 0 ||
+            strcmp(node->text, "null") == 0);
 }
 
 /* Appends; takes key and value also on failure. */
-static int node_add(struct config_node *node, char *key, struct node_place place, struct config_node *value,
-                    struct claas_error *err)
+static int node_add(struct config_node *node, char *key, struct node_place place,
+                    struct config_node *value, struct claas_error *err)
 {
     if (mem_grow((void **)&node->members, &node->cap, node->n + 1, sizeof *node->members) != 0) {
         free(key);
@@ -102,7 +104,8 @@ static int node_add(struct config_node *node, char *key, struct node_place place
     return 0;
 }
 
-int node_set(struct config_node *map, const char *key, struct config_node *value, struct claas_error *err)
+int node_set(struct config_node *map, const char *key, struct config_node *value,
+             struct claas_error *err)
 {
     for (size_t i = 0; i < map->n; i++) {
         if (strcmp(map->members[i].key, key) == 0) {
@@ -120,7 +123,7 @@ int node_set(struct config_node *map, const char *key, struct config_node *value
     return node_add(map, copy, value->place, value, err);
 }
 
-/* ---- parsing -------------------------------------------------------------------------------------------------------- */
+/* ---- parsing -------------------------------------------------------------------------------- */
 
 struct reader {
     yaml_parser_t parser;
@@ -157,7 +160,8 @@ static int refuse_extras(const struct reader *r, const yaml_event_t *event)
     const yaml_char_t *tag = NULL;
     switch (event->type) {
     case YAML_ALIAS_EVENT:
-        return node_refuse(&place, "", r->err, "aliases (*name) are not allowed: write the value itself");
+        return node_refuse(&place, "", r->err,
+                           "aliases (*name) are not allowed: write the value itself");
     case YAML_SCALAR_EVENT:
         anchor = event->data.scalar.anchor;
         tag = event->data.scalar.tag;
@@ -181,7 +185,8 @@ static int refuse_extras(const struct reader *r, const yaml_event_t *event)
 
 static int read_node(struct reader *r, const yaml_event_t *event, struct config_node **out);
 
-static int read_key(struct reader *r, const struct config_node *map, const yaml_event_t *event, char **out)
+static int read_key(struct reader *r, const struct config_node *map, const yaml_event_t *event,
+                    char **out)
 {
     struct node_place place = place_of(r, &event->start_mark);
     int rc = refuse_extras(r, event);
@@ -198,7 +203,8 @@ static int read_key(struct reader *r, const struct config_node *map, const yaml_
     }
     const struct node_member *first = node_member_get(map, key);
     if (first) {
-        return node_refuse(&place, key, r->err, "key '%s' stands there twice, first at line %zu column %zu", key,
+        return node_refuse(&place, key, r->err,
+                           "key '%s' stands there twice, first at line %zu column %zu", key,
                            first->place.line, first->place.column);
     }
     *out = mem_dup(key, n);
@@ -213,7 +219,8 @@ static int read_member(struct reader *r, struct config_node *node, const yaml_ev
     char *key = NULL;
     int rc = 0;
     if (node->n == NODE_MEMBERS_MAX) {
-        return node_refuse(&place, "", r->err, "more than %d members in one place", NODE_MEMBERS_MAX);
+        return node_refuse(&place, "", r->err, "more than %d members in one place",
+                           NODE_MEMBERS_MAX);
     }
     if (node->kind == NODE_LIST) {
         rc = read_node(r, first, &value);
@@ -237,9 +244,11 @@ static int read_member(struct reader *r, struct config_node *node, const yaml_ev
 
 static int read_members(struct reader *r, struct config_node *node)
 {
-    yaml_event_type_t end = node->kind == NODE_MAP ? YAML_MAPPING_END_EVENT : YAML_SEQUENCE_END_EVENT;
+    yaml_event_type_t end =
+        node->kind == NODE_MAP ? YAML_MAPPING_END_EVENT : YAML_SEQUENCE_END_EVENT;
     if (r->depth == NODE_DEPTH_MAX) {
-        return node_refuse(&node->place, "", r->err, "nested deeper than %d levels", NODE_DEPTH_MAX);
+        return node_refuse(&node->place, "", r->err, "nested deeper than %d levels",
+                           NODE_DEPTH_MAX);
     }
     r->depth++;
     int rc = 0;
@@ -313,7 +322,8 @@ static int read_stream(struct reader *r, struct config_node **out)
             more = 0;
             break;
         case YAML_DOCUMENT_START_EVENT:
-            rc = ++documents > 1 ? node_refuse(&place, "", r->err, "expected one document, a second begins here")
+            rc = ++documents > 1 ? node_refuse(&place, "", r->err,
+                                               "expected one document, a second begins here")
                                  : 0;
             break;
         default:
@@ -336,7 +346,8 @@ static int read_stream(struct reader *r, struct config_node **out)
 }
 
 /* libyaml tells no column for bytes that are no UTF-8. */
-static int check_bytes(const char *text, size_t n, const struct config_origin *origin, struct claas_error *err)
+static int check_bytes(const char *text, size_t n, const struct config_origin *origin,
+                       struct claas_error *err)
 {
     struct node_place place = { origin, 1, 1 };
     if (n > NODE_BYTES_MAX) {
@@ -346,7 +357,8 @@ static int check_bytes(const char *text, size_t n, const struct config_origin *o
         uint32_t c = 0;
         size_t len = utf8_decode(text + i, n - i, &c);
         if (len == 0 || (c < 0x20 && c != '\n' && c != '\t' && c != '\r') || c == 0x7f) {
-            return node_refuse(&place, "", err, len == 0 ? "not valid UTF-8" : "a control character");
+            return node_refuse(&place, "", err,
+                               len == 0 ? "not valid UTF-8" : "a control character");
         }
         place.column = c == '\n' ? 1 : place.column + 1;
         place.line += c == '\n';
@@ -355,8 +367,8 @@ static int check_bytes(const char *text, size_t n, const struct config_origin *o
     return 0;
 }
 
-int node_parse(const char *text, size_t n, const struct config_origin *origin, struct config_node **out,
-               struct claas_error *err)
+int node_parse(const char *text, size_t n, const struct config_origin *origin,
+               struct config_node **out, struct claas_error *err)
 {
     struct reader r = { .origin = origin, .err = err };
     int rc = check_bytes(text, n, origin, err);

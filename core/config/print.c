@@ -46,7 +46,8 @@ static void print_list(struct buf *out, const struct claas_value *value)
     buf_addc(out, ']');
 }
 
-static void print_value(struct buf *out, const struct claas_option *row, const struct claas_value *value)
+static void print_value(struct buf *out, const struct claas_option *row,
+                        const struct claas_value *value)
 {
     char spelled[OPTION_SPELL_CAP];
     switch (row->type) {
@@ -69,8 +70,10 @@ static void print_value(struct buf *out, const struct claas_option *row, const s
     buf_addc(out, '\n');
 }
 
-/* Opens and closes the maps between the name before and this one; returns the last part, with *depth below `base`. */
-static const char *print_path(struct buf *out, const char *before, const char *name, int base, int *depth)
+/* Opens and closes the maps between the name before and this one; returns the last part, with
+ * *depth below `base`. */
+static const char *print_path(struct buf *out, const char *before, const char *name, int base,
+                              int *depth)
 {
     const char *part = name;
     const char *dot = NULL;
@@ -87,8 +90,8 @@ static const char *print_path(struct buf *out, const char *before, const char *n
 }
 
 /* Rows from `from` to `to`, whose names begin behind `skip` bytes. */
-static void print_rows(struct buf *out, const struct option_values *values, size_t from, size_t to, size_t skip,
-                       int base)
+static void print_rows(struct buf *out, const struct option_values *values, size_t from, size_t to,
+                       size_t skip, int base)
 {
     const char *before = "";
     for (size_t i = from; i < to; i++) {
@@ -114,13 +117,15 @@ static void print_rows(struct buf *out, const struct option_values *values, size
     }
 }
 
-/* As written, for a section whose table is not known. A secret cannot stand in it by its form only where the table is
- * known: values are therefore left out, keys are shown. */
+/* As written, for a section whose table is not known. A secret cannot stand in it by its form only
+ * where the table is known: values are therefore left out, keys are shown. */
 static void print_node(struct buf *out, const struct config_node *node)
 {
     for (size_t i = 0; node && i < node->n; i++) {
-        if (strcmp(node->members[i].key, "plugin") != 0 && strcmp(node->members[i].key, "shares_device") != 0) {
-            buf_addf(out, "  # %s: (not checked: its plugin is not loaded)\n", node->members[i].key);
+        if (strcmp(node->members[i].key, "plugin") != 0 &&
+            strcmp(node->members[i].key, "shares_device") != 0) {
+            buf_addf(out, "  # %s: (not checked: its plugin is not loaded)\n",
+                     node->members[i].key);
         }
     }
 }
@@ -136,8 +141,8 @@ static const struct option_values *values_of(const struct config_section *sectio
     return NULL;
 }
 
-static void print_section(struct buf *out, const struct config *config, const struct config_section *section,
-                          const struct option_values *values)
+static void print_section(struct buf *out, const struct config *config,
+                          const struct config_section *section, const struct option_values *values)
 {
     const struct option_table *table = config_table();
     char prefix[32];
@@ -161,15 +166,16 @@ static void print_section(struct buf *out, const struct config *config, const st
 int config_print(const struct config *config, const struct config_print_section *sections, size_t n,
                  struct buf *out, struct claas_error *err)
 {
-    const struct config_section *const all[] = { &config->engine, &config->storage, &config->inference,
-                                                 &config->training };
+    const struct config_section *const all[] = { &config->engine, &config->storage,
+                                                 &config->inference, &config->training };
     const struct option_table *table = config_table();
     size_t from = 0;
     for (size_t i = 0; i <= table->n; i++) {
         int section = 0;
         for (size_t k = 0; i < table->n && k < sizeof all / sizeof all[0]; k++) {
             size_t len = strlen(all[k]->name);
-            section |= strncmp(table->rows[i].name, all[k]->name, len) == 0 && table->rows[i].name[len] == '.';
+            section |= strncmp(table->rows[i].name, all[k]->name, len) == 0 &&
+                       table->rows[i].name[len] == '.';
         }
         if (section || i == table->n) {
             print_rows(out, &config->values, from, i, 0, 0);

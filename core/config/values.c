@@ -39,7 +39,7 @@ static int has_below(const struct option_table *table, const char *name)
     return 0;
 }
 
-/* ---- unknown keys --------------------------------------------------------------------------------------------------- */
+/* ---- unknown keys --------------------------------------------------------------------------- */
 
 static void known_add(char *known, size_t cap, const char *name, size_t n, const char *suffix)
 {
@@ -83,41 +83,47 @@ static void known_keys(const struct walk *w, const char *prefix, char *known, si
     }
 }
 
-static int refuse_unknown(const struct walk *w, const struct node_member *member, const char *prefix)
+static int refuse_unknown(const struct walk *w, const struct node_member *member,
+                          const char *prefix)
 {
     char known[280];
     char where[NAME_CAP];
     const char *title = w->request->title;
     size_t n = strlen(prefix);
     known_keys(w, prefix, known, sizeof known);
-    (void)snprintf(where, sizeof where, "%s%s%.*s", title, *title && n ? "." : "", n ? (int)n - 1 : 0, prefix);
+    (void)snprintf(where, sizeof where, "%s%s%.*s", title, *title && n ? "." : "",
+                   n ? (int)n - 1 : 0, prefix);
     if (known[0] == '\0') {
-        return node_refuse(&member->place, member->key, w->err, "unknown key '%.64s'%s%s, expected none",
-                           member->key, *where ? " in " : "", where);
+        return node_refuse(&member->place, member->key, w->err,
+                           "unknown key '%.64s'%s%s, expected none", member->key,
+                           *where ? " in " : "", where);
     }
-    return node_refuse(&member->place, member->key, w->err, "unknown key '%.64s'%s%s, expected one of: %s",
-                       member->key, *where ? " in " : "", where, known);
+    return node_refuse(&member->place, member->key, w->err,
+                       "unknown key '%.64s'%s%s, expected one of: %s", member->key,
+                       *where ? " in " : "", where, known);
 }
 
-/* ---- values --------------------------------------------------------------------------------------------------------- */
+/* ---- values --------------------------------------------------------------------------------- */
 
 static cJSON *json_of(const struct config_node *node)
 {
     if (node->kind == NODE_SCALAR) {
         char *end = NULL;
         double number = strtod(node->text, &end);
-        int plain_number = node->plain && *end == '\0' && strspn(node->text, "+-.0123456789eE") == strlen(node->text);
-        return node_is_nothing(node)                                   ? cJSON_CreateNull()
-               : node->plain && strcmp(node->text, "true") == 0        ? cJSON_CreateTrue()
-               : node->plain && strcmp(node->text, "false") == 0       ? cJSON_CreateFalse()
-               : plain_number                                          ? cJSON_CreateNumber(number)
-                                                                       : cJSON_CreateString(node->text);
+        int plain_number = node->plain && *end == '\0' &&
+                           strspn(node->text, "+-.0123456789eE") == strlen(node->text);
+        return node_is_nothing(node)                             ? cJSON_CreateNull()
+               : node->plain && strcmp(node->text, "true") == 0  ? cJSON_CreateTrue()
+               : node->plain && strcmp(node->text, "false") == 0 ? cJSON_CreateFalse()
+               : plain_number                                    ? cJSON_CreateNumber(number)
+                                                                 : cJSON_CreateString(node->text);
     }
     cJSON *all = node->kind == NODE_MAP ? cJSON_CreateObject() : cJSON_CreateArray();
     for (size_t i = 0; all && i < node->n; i++) {
         cJSON *item = json_of(node->members[i].value);
-        int added = item && (node->kind == NODE_MAP ? cJSON_AddItemToObject(all, node->members[i].key, item)
-                                                    : cJSON_AddItemToArray(all, item));
+        int added =
+            item && (node->kind == NODE_MAP ? cJSON_AddItemToObject(all, node->members[i].key, item)
+                                            : cJSON_AddItemToArray(all, item));
         if (!added) {
             cJSON_Delete(item);
             cJSON_Delete(all);
@@ -170,7 +176,8 @@ static int put_node(struct walk *w, size_t i, const struct config_node *node)
     }
     if (node->kind != NODE_SCALAR) {
         return node_refuse(&node->place, row->name, w->err, "%s: expected %s, found %s", row->name,
-                           option_type_name(row->type), node->kind == NODE_MAP ? "keys below it" : "a list");
+                           option_type_name(row->type),
+                           node->kind == NODE_MAP ? "keys below it" : "a list");
     }
     int rc = option_put_text(w->values, i, node->text, node->plain ? OPTION_PLAIN : OPTION_QUOTED,
                              node->place.origin->dir, w->err);
@@ -208,7 +215,8 @@ static int put_secret(struct walk *w, size_t i, int env, const struct config_nod
     }
     int rc = 0;
     if (env || node->text[0] == '/') {
-        rc = option_put_secret(w->values, i, env ? NULL : node->text, env ? node->text : NULL, w->err);
+        rc = option_put_secret(w->values, i, env ? NULL : node->text, env ? node->text : NULL,
+                               w->err);
     } else {
         size_t n = strlen(node->place.origin->dir) + strlen(node->text) + 2;
         char *path = mem_array(n, 1);
@@ -222,7 +230,7 @@ static int put_secret(struct walk *w, size_t i, int env, const struct config_nod
     return rc != 0 ? node_blame(&node->place, w->err) : 0;
 }
 
-/* ---- the walk ------------------------------------------------------------------------------------------------------- */
+/* ---- the walk ------------------------------------------------------------------------------- */
 
 static int walk_map(struct walk *w, const struct config_node *map, const char *prefix);
 
@@ -233,7 +241,8 @@ static int walk_below(struct walk *w, const struct node_member *member, const ch
         return 0;
     }
     if (member->value->kind != NODE_MAP) {
-        return node_refuse(&member->value->place, member->key, w->err, "%s: expected keys below it, found %s", name,
+        return node_refuse(&member->value->place, member->key, w->err,
+                           "%s: expected keys below it, found %s", name,
                            member->value->kind == NODE_LIST ? "a list" : "a single value");
     }
     (void)snprintf(prefix, sizeof prefix, "%s.", name);
@@ -260,7 +269,8 @@ static int walk_member(struct walk *w, const struct node_member *member, const c
     int env = 0;
     int top = prefix[0] == '\0';
     /* A key with a dot in it must not pass for the nested one. */
-    int fits = snprintf(name, sizeof name, "%s%s", prefix, member->key) < NAME_CAP && !strchr(member->key, '.');
+    int fits = snprintf(name, sizeof name, "%s%s", prefix, member->key) < NAME_CAP &&
+               !strchr(member->key, '.');
     int i = fits ? option_find(request->table, name) : -1;
     if (i >= 0) {
         return put_node(w, (size_t)i, member->value);
@@ -287,7 +297,8 @@ static int walk_map(struct walk *w, const struct config_node *map, const char *p
     return rc;
 }
 
-int values_from_node(const struct values_request *request, struct option_values *out, struct claas_error *err)
+int values_from_node(const struct values_request *request, struct option_values *out,
+                     struct claas_error *err)
 {
     struct option_values values = { 0 };
     struct walk w = { .request = request, .values = &values, .err = err };

@@ -44,7 +44,8 @@ int host_model(struct host_instance *i, struct claas_model *out, struct claas_er
     const struct claas_plugin *plugin = &i->module->plugin;
     struct claas_model model = { .size = sizeof model };
     struct host_use use;
-    int rc = host_use_begin(&use, i, "plugin", "model", plugin->model != NULL, HOST_QUICK, NULL, err);
+    int rc =
+        host_use_begin(&use, i, "plugin", "model", plugin->model != NULL, HOST_QUICK, NULL, err);
     if (rc != 0) {
         return rc;
     }
@@ -58,8 +59,8 @@ int host_model(struct host_instance *i, struct claas_model *out, struct claas_er
     model.tokenizer = model.tokenizer ? model.tokenizer : "";
     model.n_stop = model.stop_ids ? model.n_stop : 0;
     if (!utf8_valid(model.name, strlen(model.name))) {
-        return err_set(err, CLAAS_ERR_INTERNAL, "", "plugin '%s' gives its model a name that is no UTF-8",
-                       i->module->name);
+        return err_set(err, CLAAS_ERR_INTERNAL, "",
+                       "plugin '%s' gives its model a name that is no UTF-8", i->module->name);
     }
     *out = model;
     return 0;
@@ -70,10 +71,11 @@ int host_reload(struct host_instance *i, struct option_values *values, struct cl
     const struct claas_plugin *plugin = &i->module->plugin;
     struct host_use use;
     if (values->table != &i->module->options) {
-        return err_set(err, CLAAS_ERR_INTERNAL, "", "values of another table were handed to plugin '%s'",
-                       i->module->name);
+        return err_set(err, CLAAS_ERR_INTERNAL, "",
+                       "values of another table were handed to plugin '%s'", i->module->name);
     }
-    int rc = host_use_begin(&use, i, "plugin", "reload", plugin->reload != NULL, HOST_CALL, NULL, err);
+    int rc =
+        host_use_begin(&use, i, "plugin", "reload", plugin->reload != NULL, HOST_CALL, NULL, err);
     if (rc != 0) {
         return rc;
     }

@@ -31,7 +31,8 @@ static uint32_t call_left_ms(const struct claas_call *abi)
     return ms < UINT32_MAX ? (uint32_t)ms : UINT32_MAX;
 }
 
-static void call_progress(const struct claas_call *abi, uint64_t done, uint64_t total, const char *what)
+static void call_progress(const struct claas_call *abi, uint64_t done, uint64_t total,
+                          const char *what)
 {
     const struct host_call *call = call_of(abi);
     if (call->progress) {
@@ -39,7 +40,8 @@ static void call_progress(const struct claas_call *abi, uint64_t done, uint64_t 
     }
 }
 
-void host_call_init(struct host_call *call, uint32_t timeout_ms, host_progress_fn progress, void *ctx)
+void host_call_init(struct host_call *call, uint32_t timeout_ms, host_progress_fn progress,
+                    void *ctx)
 {
     call->abi = (struct claas_call){ .size = sizeof call->abi,
                                      .left_ms = call_left_ms,

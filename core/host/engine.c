@@ -29,12 +29,13 @@ static int info_ask(struct host_instance *i, struct host_use *use, struct claas_
         i->have_info = 1;
         i->settings = settings;
         i->creation = creation;
-        i->info = (struct host_engine_info){ .parallel = told.parallel ? told.parallel : 1,
-                                             .objectives = told.objectives ? told.objectives : no_names,
-                                             .formats = told.formats ? told.formats : no_names,
-                                             .exports = told.exports ? told.exports : no_names,
-                                             .settings = &i->settings,
-                                             .creation = &i->creation };
+        i->info =
+            (struct host_engine_info){ .parallel = told.parallel ? told.parallel : 1,
+                                       .objectives = told.objectives ? told.objectives : no_names,
+                                       .formats = told.formats ? told.formats : no_names,
+                                       .exports = told.exports ? told.exports : no_names,
+                                       .settings = &i->settings,
+                                       .creation = &i->creation };
         settings = (struct option_table){ 0 };
         creation = (struct option_table){ 0 };
     }
@@ -45,10 +46,12 @@ static int info_ask(struct host_instance *i, struct host_use *use, struct claas_
     return 0;
 }
 
-int host_engine_info(struct host_instance *i, const struct host_engine_info **out, struct claas_error *err)
+int host_engine_info(struct host_instance *i, const struct host_engine_info **out,
+                     struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "engine", "info", i->engine->info != NULL, HOST_QUICK, NULL, err);
+    int rc =
+        host_use_begin(&use, i, "engine", "info", i->engine->info != NULL, HOST_QUICK, NULL, err);
     if (rc != 0) {
         return rc;
     }
@@ -63,22 +66,25 @@ int host_engine_info(struct host_instance *i, const struct host_engine_info **ou
     return rc;
 }
 
-int host_engine_create(struct host_instance *i, const struct claas_create *create, struct claas_out *out,
-                       const struct claas_call *call, struct claas_error *err)
+int host_engine_create(struct host_instance *i, const struct claas_create *create,
+                       struct claas_out *out, const struct claas_call *call,
+                       struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "engine", "create", i->engine->create != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "engine", "create", i->engine->create != NULL, HOST_CALL, call,
+                            err);
     if (rc != 0) {
         return rc;
     }
     return host_use_end(&use, i->engine->create(i->self, create, out, call, &use.err), err);
 }
 
-int host_engine_train(struct host_instance *i, const struct claas_train *train, struct claas_out *out,
-                      const struct claas_call *call, struct claas_error *err)
+int host_engine_train(struct host_instance *i, const struct claas_train *train,
+                      struct claas_out *out, const struct claas_call *call, struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "engine", "train", i->engine->train != NULL, HOST_CALL, call, err);
+    int rc =
+        host_use_begin(&use, i, "engine", "train", i->engine->train != NULL, HOST_CALL, call, err);
     if (rc != 0) {
         return rc;
     }
@@ -89,29 +95,34 @@ int host_engine_check(struct host_instance *i, const struct claas_version *versi
                       const struct claas_call *call, struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "engine", "check", i->engine->check != NULL, HOST_CALL, call, err);
+    int rc =
+        host_use_begin(&use, i, "engine", "check", i->engine->check != NULL, HOST_CALL, call, err);
     if (rc != 0) {
         return rc;
     }
     return host_use_end(&use, i->engine->check(i->self, version, call, &use.err), err);
 }
 
-int host_engine_convert(struct host_instance *i, const struct claas_version *version, const char *format,
-                        struct claas_out *out, const struct claas_call *call, struct claas_error *err)
+int host_engine_convert(struct host_instance *i, const struct claas_version *version,
+                        const char *format, struct claas_out *out, const struct claas_call *call,
+                        struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "engine", "convert", i->engine->convert != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "engine", "convert", i->engine->convert != NULL, HOST_CALL,
+                            call, err);
     if (rc != 0) {
         return rc;
     }
-    return host_use_end(&use, i->engine->convert(i->self, version, format, out, call, &use.err), err);
+    return host_use_end(&use, i->engine->convert(i->self, version, format, out, call, &use.err),
+                        err);
 }
 
 int host_engine_release(struct host_instance *i, const char *const *uris, uint32_t n,
                         const struct claas_call *call, struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "engine", "release", i->engine->release != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "engine", "release", i->engine->release != NULL, HOST_CALL,
+                            call, err);
     if (rc != 0) {
         return rc;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The host's half of the inference contract: done() comes exactly once whatever the plugin does, pieces are clamped and
- * checked, and a generate counts as a call until it is done. */
+/* The host's half of the inference contract: done() comes exactly once whatever the plugin does,
+ * pieces are clamped and checked, and a generate counts as a call until it is done. */
 #include "config.h"
 
 #include "base/err.h"
@@ -16,11 +16,13 @@ static const char *const no_names[] = { NULL };
 
 enum { PIECE_IDS_MAX = 1 << 24, PIECE_TEXT_MAX = 1 << 26 };
 
-int host_inference_info(struct host_instance *i, struct claas_inference_info *out, struct claas_error *err)
+int host_inference_info(struct host_instance *i, struct claas_inference_info *out,
+                        struct claas_error *err)
 {
     struct claas_inference_info info = { .size = sizeof info };
     struct host_use use;
-    int rc = host_use_begin(&use, i, "inference", "info", i->inference->info != NULL, HOST_QUICK, NULL, err);
+    int rc = host_use_begin(&use, i, "inference", "info", i->inference->info != NULL, HOST_QUICK,
+                            NULL, err);
     if (rc != 0) {
         return rc;
     }
@@ -33,7 +35,7 @@ int host_inference_info(struct host_instance *i, struct claas_inference_info *ou
     return rc;
 }
 
-/* ---- generate ------------------------------------------------------------------------------------------------------- */
+/* ---- generate ------------------------------------------------------------------------------- */
 
 /* Between the plugin and the caller's stream. Two owners: the call that started it, and done(). */
 struct generation {
@@ -41,11 +43,11 @@ struct generation {
     const struct claas_stream *user; /* the caller's, until its done() returned */
     struct host_use use;
     atomic_int owners;
-    atomic_int ended;                /* done() came, or the plugin refused */
-    atomic_int spoiled;              /* a piece broke the contract */
-    pthread_mutex_t lock;            /* left */
+    atomic_int ended;     /* done() came, or the plugin refused */
+    atomic_int spoiled;   /* a piece broke the contract */
+    pthread_mutex_t lock; /* left */
     pthread_cond_t gone;
-    int left;                        /* done() has returned to nobody's harm */
+    int left; /* done() has returned to nobody's harm */
 };
 
 static void generation_drop(struct generation *g)
@@ -98,13 +100,15 @@ static int generation_piece(void *ctx, const struct claas_piece *piece)
 }
 
 /* The error for the caller's done(), or null. */
-static const struct claas_error *generation_error(struct generation *g, const struct claas_error *told,
+static const struct claas_error *generation_error(struct generation *g,
+                                                  const struct claas_error *told,
                                                   struct claas_error *fit)
 {
     const char *plugin = g->use.instance->module->name;
     if (atomic_load(&g->spoiled)) {
         (void)err_set(fit, CLAAS_ERR_INTERNAL, "",
-                      "plugin '%s' gave an answer with log-probabilities that are no numbers, or of impossible size",
+                      "plugin '%s' gave an answer with log-probabilities that are no numbers, or "
+                      "of impossible size",
                       plugin);
         return fit;
     }
@@ -122,7 +126,8 @@ static void generation_done(void *ctx, const struct claas_error *told)
 {
     struct generation *g = ctx;
     if (atomic_exchange(&g->ended, 1)) {
-        log_line(LOG_ERROR, "host", "plugin '%s' ended one generate twice", g->use.instance->module->name);
+        log_line(LOG_ERROR, "host", "plugin '%s' ended one generate twice",
+                 g->use.instance->module->name);
         return;
     }
     struct claas_error fit = ERR_INIT;
@@ -142,10 +147,9 @@ static struct generation *generation_new(const struct claas_stream *user)
 {
     struct generation *g = calloc(1, sizeof *g);
     if (g) {
-        g->stream = (struct claas_stream){ .size = sizeof g->stream,
-                                           .ctx = g,
-                                           .piece = generation_piece,
-                                           .done = generation_done };
+        g->stream = (struct claas_stream){
+            .size = sizeof g->stream, .ctx = g, .piece = generation_piece, .done = generation_done
+        };
         g->user = user;
         atomic_init(&g->owners, 2);
         atomic_init(&g->ended, 0);
@@ -156,7 +160,8 @@ static struct generation *generation_new(const struct claas_stream *user)
     return g;
 }
 
-/* A serial module must not be called again before this one is done, whoever forgot to say PARALLEL. */
+/* A serial module must not be called again before this one is done, whoever forgot to say PARALLEL.
+ */
 static void generation_wait(struct generation *g)
 {
     pthread_mutex_lock(&g->lock);
@@ -181,7 +186,8 @@ static int generation_start(struct generation *g, const struct claas_generate *g
         return rc;
     }
     if (rc != 0) {
-        log_line(LOG_ERROR, "host", "plugin '%s' refused a generate that it had ended", i->module->name);
+        log_line(LOG_ERROR, "host", "plugin '%s' refused a generate that it had ended",
+                 i->module->name);
     }
     if (serial) {
         generation_wait(g);
@@ -199,8 +205,8 @@ int host_inference_generate(struct host_instance *i, const struct claas_generate
     if (!g) {
         return err_oom(err, "starting a generate");
     }
-    int rc = host_use_begin(&g->use, i, "inference", "generate", i->inference->generate != NULL, HOST_CALL,
-                            call, err);
+    int rc = host_use_begin(&g->use, i, "inference", "generate", i->inference->generate != NULL,
+                            HOST_CALL, call, err);
     if (rc != 0) {
         generation_drop(g);
         generation_drop(g);
@@ -211,13 +217,14 @@ int host_inference_generate(struct host_instance *i, const struct claas_generate
     return generation_start(g, generate, call, err);
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------------------------- */
+/* ---- the rest ------------------------------------------------------------------------------- */
 
 int host_inference_score(struct host_instance *i, const struct claas_score *score,
                          const struct claas_call *call, struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "inference", "score", i->inference->score != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "inference", "score", i->inference->score != NULL, HOST_CALL,
+                            call, err);
     if (rc != 0) {
         return rc;
     }
@@ -225,8 +232,8 @@ int host_inference_score(struct host_instance *i, const struct claas_score *scor
     size_t rows = (size_t)score->n_response * score->n_top;
     if (rc == 0 && ((score->out_logprobs && !all_finite(score->out_logprobs, score->n_response)) ||
                     (score->out_top_logprobs && !all_finite(score->out_top_logprobs, rows)))) {
-        rc = err_set(err, CLAAS_ERR_INTERNAL, "", "plugin '%s' gave log-probabilities that are no numbers",
-                     i->module->name);
+        rc = err_set(err, CLAAS_ERR_INTERNAL, "",
+                     "plugin '%s' gave log-probabilities that are no numbers", i->module->name);
     }
     return rc;
 }
@@ -235,7 +242,8 @@ int host_inference_load(struct host_instance *i, const struct claas_version *ver
                         const struct claas_call *call, struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "inference", "load", i->inference->load != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "inference", "load", i->inference->load != NULL, HOST_CALL,
+                            call, err);
     if (rc != 0) {
         return rc;
     }
@@ -246,27 +254,32 @@ int host_inference_unload(struct host_instance *i, const struct claas_digest *se
                           const struct claas_call *call, struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "inference", "unload", i->inference->unload != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "inference", "unload", i->inference->unload != NULL, HOST_CALL,
+                            call, err);
     if (rc != 0) {
         return rc;
     }
     return host_use_end(&use, i->inference->unload(i->self, serve, call, &use.err), err);
 }
 
-int host_inference_pause(struct host_instance *i, const struct claas_call *call, struct claas_error *err)
+int host_inference_pause(struct host_instance *i, const struct claas_call *call,
+                         struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "inference", "pause", i->inference->pause != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "inference", "pause", i->inference->pause != NULL, HOST_CALL,
+                            call, err);
     if (rc != 0) {
         return rc;
     }
     return host_use_end(&use, i->inference->pause(i->self, call, &use.err), err);
 }
 
-int host_inference_resume(struct host_instance *i, const struct claas_call *call, struct claas_error *err)
+int host_inference_resume(struct host_instance *i, const struct claas_call *call,
+                          struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "inference", "resume", i->inference->resume != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "inference", "resume", i->inference->resume != NULL, HOST_CALL,
+                            call, err);
     if (rc != 0) {
         return rc;
     }

@@ -22,7 +22,7 @@ static const struct claas_storage no_storage = { .size = sizeof no_storage };
 static const struct claas_inference no_inference = { .size = sizeof no_inference };
 static const struct claas_text no_text = { .size = sizeof no_text };
 
-/* ---- what the host lends -------------------------------------------------------------------------------------------- */
+/* ---- what the host lends -------------------------------------------------------------------- */
 
 static struct host_instance *instance_of(const struct claas_host *abi)
 {
@@ -39,7 +39,8 @@ static void lend_log(const struct claas_host *abi, int32_t level, const char *li
 static int metric_name_ok(const char *name)
 {
     size_t n = name ? strnlen(name, HOST_METRIC_NAME) : 0;
-    return n > 0 && n < HOST_METRIC_NAME && strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == n;
+    return n > 0 && n < HOST_METRIC_NAME &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == n;
 }
 
 /* The place of a metric, made when there is room. Under instance->lock. */
@@ -76,8 +77,9 @@ static void lend_metric(const struct claas_host *abi, int32_t kind, const char *
     instance->metric_warned |= warn;
     pthread_mutex_unlock(&instance->lock);
     if (warn) {
-        log_line(LOG_WARNING, instance->room, "a metric was dropped: its kind, name or value is not valid, or "
-                                              "there are more than %d",
+        log_line(LOG_WARNING, instance->room,
+                 "a metric was dropped: its kind, name or value is not valid, or "
+                 "there are more than %d",
                  HOST_METRICS);
     }
 }
@@ -103,16 +105,18 @@ static const void *lend_extension(const struct claas_host *abi, const char *id)
     return NULL;
 }
 
-/* ---- the serial turn ------------------------------------------------------------------------------------------------ */
+/* ---- the serial turn ------------------------------------------------------------------------ */
 
-/* Until when to sleep: the token is looked at four times a second, since cancelling does not wake us. */
+/* Until when to sleep: the token is looked at four times a second, since cancelling does not wake
+ * us. */
 static struct timespec turn_until(void)
 {
     int64_t ns = clock_mono_ns() + 250000000;
     return (struct timespec){ .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
 }
 
-int host_turn_take(struct host_module *module, const struct claas_call *call, struct claas_error *err)
+int host_turn_take(struct host_module *module, const struct claas_call *call,
+                   struct claas_error *err)
 {
     int rc = host_call_check_abi(call, err);
     if (rc != 0 || (module->plugin.flags & CLAAS_PARALLEL)) {
@@ -125,7 +129,8 @@ int host_turn_take(struct host_module *module, const struct claas_call *call, st
         if (module->busy && host_call_check_abi(call, NULL) != 0) {
             pthread_mutex_unlock(&module->lock);
             rc = host_call_check_abi(call, err);
-            err_prefix(err, "waiting for plugin '%s', which does one thing at a time", module->name);
+            err_prefix(err, "waiting for plugin '%s', which does one thing at a time",
+                       module->name);
             return rc;
         }
     }
@@ -145,11 +150,11 @@ void host_turn_give(struct host_module *module)
     pthread_mutex_unlock(&module->lock);
 }
 
-/* ---- a call --------------------------------------------------------------------------------------------------------- */
+/* ---- a call --------------------------------------------------------------------------------- */
 
 int host_use_begin(struct host_use *use, struct host_instance *instance, const char *kind,
-                   const char *function, int there, enum host_tag tag, const struct claas_call *call,
-                   struct claas_error *err)
+                   const char *function, int there, enum host_tag tag,
+                   const struct claas_call *call, struct claas_error *err)
 {
     if (!there) {
         return err_set(err, CLAAS_ERR_UNSUPPORTED, "", "plugin '%s' has no function %s.%s",
@@ -163,7 +168,9 @@ int host_use_begin(struct host_use *use, struct host_instance *instance, const c
         return err_set(err, CLAAS_ERR_UNAVAILABLE, "", "plugin '%s' is being closed",
                        instance->module->name);
     }
-    *use = (struct host_use){ .instance = instance, .kind = kind, .function = function, .err = ERR_INIT };
+    *use = (struct host_use){
+        .instance = instance, .kind = kind, .function = function, .err = ERR_INIT
+    };
     if (tag == HOST_QUICK) {
         return 0;
     }
@@ -189,12 +196,12 @@ void host_use_leave(struct host_use *use)
     pthread_mutex_unlock(&instance->lock);
 }
 
-int host_error_settle(const char *plugin, const char *function, int rc, const struct claas_error *from,
-                      struct claas_error *err)
+int host_error_settle(const char *plugin, const char *function, int rc,
+                      const struct claas_error *from, struct claas_error *err)
 {
     if (rc < 0 || rc > CLAAS_ERR_INTERNAL) {
-        log_line(LOG_ERROR, "host", "plugin '%s' returned %d from %s, which is no code of the ABI", plugin, rc,
-                 function);
+        log_line(LOG_ERROR, "host", "plugin '%s' returned %d from %s, which is no code of the ABI",
+                 plugin, rc, function);
         rc = CLAAS_ERR_INTERNAL;
     }
     struct claas_error fit = *from;
@@ -211,8 +218,8 @@ int host_error_settle(const char *plugin, const char *function, int rc, const st
         uint32_t flags = fit.flags;
         uint32_t retry = fit.retry_after_ms;
         memcpy(what, fit.what, sizeof what);
-        (void)err_set(&fit, rc, what, "plugin '%s' failed in %s (%s) without saying why",
-                      plugin, function, err_name(rc));
+        (void)err_set(&fit, rc, what, "plugin '%s' failed in %s (%s) without saying why", plugin,
+                      function, err_name(rc));
         fit.flags = flags;
         fit.retry_after_ms = retry;
     }
@@ -242,9 +249,10 @@ int host_use_end(struct host_use *use, int rc, struct claas_error *err)
     return rc;
 }
 
-/* ---- open and close ------------------------------------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------------------------- */
 
-/* Tells which rule a serial module would break if it were also opened for `kinds`; null when none. Under module->lock. */
+/* Tells which rule a serial module would break if it were also opened for `kinds`; null when none.
+ * Under module->lock. */
 static const char *kinds_conflict(const struct host_module *module, uint32_t kinds)
 {
     for (unsigned k = 0; k < 4; k++) {
@@ -279,8 +287,8 @@ static int kinds_take(struct host_module *module, uint32_t kinds, struct claas_e
                            : missing & CLAAS_STORAGE   ? "storage"
                            : missing & CLAAS_INFERENCE ? "inference"
                                                        : "text";
-        return err_set(err, CLAAS_ERR_UNSUPPORTED, "plugin", "plugin '%s' cannot be used as %s", module->name,
-                       kinds == 0 ? "nothing" : what);
+        return err_set(err, CLAAS_ERR_UNSUPPORTED, "plugin", "plugin '%s' cannot be used as %s",
+                       module->name, kinds == 0 ? "nothing" : what);
     }
     pthread_mutex_lock(&module->lock);
     const char *conflict = kinds_conflict(module, kinds);
@@ -290,7 +298,8 @@ static int kinds_take(struct host_module *module, uint32_t kinds, struct claas_e
     pthread_mutex_unlock(&module->lock);
     if (conflict) {
         return err_set(err, CLAAS_ERR_UNSUPPORTED, "plugin",
-                       "plugin '%s' cannot %s at once: it is not marked CLAAS_PARALLEL", module->name, conflict);
+                       "plugin '%s' cannot %s at once: it is not marked CLAAS_PARALLEL",
+                       module->name, conflict);
     }
     return 0;
 }
@@ -321,8 +330,8 @@ static char *room_name(const char *name)
     return room;
 }
 
-static struct host_instance *instance_new(struct host_module *module, const char *name, uint32_t kinds,
-                                          const char *scratch)
+static struct host_instance *instance_new(struct host_module *module, const char *name,
+                                          uint32_t kinds, const char *scratch)
 {
     struct host_instance *instance = calloc(1, sizeof *instance);
     if (!instance) {
@@ -357,21 +366,23 @@ static struct host_instance *instance_new(struct host_module *module, const char
 }
 
 /* Threads that a plugin starts inherit its mask: signals are the daemon's own matter. */
-static int open_masked(struct host_instance *instance, const struct claas_call *call, struct claas_error *why)
+static int open_masked(struct host_instance *instance, const struct claas_call *call,
+                       struct claas_error *why)
 {
     sigset_t all;
     sigset_t before;
     void *self = NULL;
     sigfillset(&all);
-    /* Those that tell of an error in this very thread stay as they are: blocking them kills without a word. */
+    /* Those that tell of an error in this very thread stay as they are: blocking them kills without
+     * a word. */
     sigdelset(&all, SIGSEGV);
     sigdelset(&all, SIGBUS);
     sigdelset(&all, SIGFPE);
     sigdelset(&all, SIGILL);
     sigdelset(&all, SIGABRT);
     pthread_sigmask(SIG_BLOCK, &all, &before);
-    int rc = instance->module->plugin.open(&instance->abi, instance->kinds, instance->values.values, call,
-                                           &self, why);
+    int rc = instance->module->plugin.open(&instance->abi, instance->kinds, instance->values.values,
+                                           call, &self, why);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (rc == 0) {
         instance->self = self;
@@ -403,12 +414,13 @@ static int instance_open(struct host_instance *instance, struct option_values *v
 }
 
 int host_instance_open(struct host_module *module, const char *name, uint32_t kinds,
-                       struct option_values *values, const char *scratch, const struct claas_call *call,
-                       struct host_instance **out, struct claas_error *err)
+                       struct option_values *values, const char *scratch,
+                       const struct claas_call *call, struct host_instance **out,
+                       struct claas_error *err)
 {
     if (values->table != &module->options) {
-        return err_set(err, CLAAS_ERR_INTERNAL, "", "values of another table were handed to plugin '%s'",
-                       module->name);
+        return err_set(err, CLAAS_ERR_INTERNAL, "",
+                       "values of another table were handed to plugin '%s'", module->name);
     }
     if (kinds & (CLAAS_ENGINE | CLAAS_INFERENCE)) {
         kinds |= module->offered & CLAAS_TEXT_KIND;
@@ -451,7 +463,7 @@ void host_instance_close(struct host_instance *instance)
     instance_free(instance);
 }
 
-/* ---- about an instance ---------------------------------------------------------------------------------------------- */
+/* ---- about an instance ---------------------------------------------------------------------- */
 
 const char *host_instance_name(const struct host_instance *instance)
 {
@@ -502,7 +514,8 @@ const void *host_instance_extension(struct host_instance *instance, const char *
 void host_metrics(struct host_instance *instance,
                   void (*each)(void *ctx, int32_t kind, const char *name, double value), void *ctx)
 {
-    /* Copied one by one: each() is not ours and must not run under the lock. Places are never given back. */
+    /* Copied one by one: each() is not ours and must not run under the lock. Places are never given
+     * back. */
     for (size_t i = 0;; i++) {
         struct host_metric metric;
         pthread_mutex_lock(&instance->lock);

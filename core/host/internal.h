@@ -14,11 +14,12 @@ struct host_extension {
 
 enum { HOST_EXTENSIONS = 16, HOST_METRICS = 256, HOST_METRIC_NAME = 64 };
 
-/* Lock order: host.lock before nothing; module.lock before nothing; instance locks before nothing: each is held alone
- * and never while a plugin runs. The serial turn (module.busy) is a flag under module.lock, not a held mutex. */
+/* Lock order: host.lock before nothing; module.lock before nothing; instance locks before nothing:
+ * each is held alone and never while a plugin runs. The serial turn (module.busy) is a flag under
+ * module.lock, not a held mutex. */
 struct host {
-    char *search;               /* directories with colons between */
-    pthread_mutex_t lock;       /* modules */
+    char *search;         /* directories with colons between */
+    pthread_mutex_t lock; /* modules */
     struct host_module *modules;
     struct host_extension extensions[HOST_EXTENSIONS]; /* fixed before the first open */
     size_t n_extensions;
@@ -36,10 +37,10 @@ struct host_module {
     struct claas_text text;
     struct option_table options;
     uint32_t offered;
-    pthread_mutex_t lock;       /* busy, users */
+    pthread_mutex_t lock; /* busy, users */
     pthread_cond_t turn;
-    int busy;                   /* a serial module is being called */
-    unsigned users[4];          /* open instances by kind: engine, storage, inference, text */
+    int busy;          /* a serial module is being called */
+    unsigned users[4]; /* open instances by kind: engine, storage, inference, text */
 };
 
 struct host_metric {
@@ -49,18 +50,18 @@ struct host_metric {
 };
 
 struct host_instance {
-    struct claas_host abi;      /* first: what the plugin sees */
+    struct claas_host abi; /* first: what the plugin sees */
     struct host_module *module;
     char *name;
     char *scratch;
-    char *room;                 /* "plugin NAME", for log lines */
+    char *room; /* "plugin NAME", for log lines */
     uint32_t kinds;
     void *self;
     const struct claas_engine *engine; /* the module's, or all null when not opened as that kind */
     const struct claas_storage *storage;
     const struct claas_inference *inference;
     const struct claas_text *text;
-    pthread_mutex_t lock;       /* calls, closing, info, have_info, metrics */
+    pthread_mutex_t lock; /* calls, closing, info, have_info, metrics */
     pthread_cond_t idle;
     unsigned calls;
     int closing;
@@ -86,23 +87,27 @@ struct host_use {
     struct claas_error err; /* for the plugin to fill */
 };
 
-/* Checks that the function is there, counts the call and takes the serial turn. On failure nothing is held. */
+/* Checks that the function is there, counts the call and takes the serial turn. On failure nothing
+ * is held. */
 int host_use_begin(struct host_use *use, struct host_instance *instance, const char *kind,
-                   const char *function, int there, enum host_tag tag, const struct claas_call *call,
-                   struct claas_error *err);
+                   const char *function, int there, enum host_tag tag,
+                   const struct claas_call *call, struct claas_error *err);
 
-/* Gives the turn back and uncounts; returns the plugin's code made one of the list, with *err filled from use->err. */
+/* Gives the turn back and uncounts; returns the plugin's code made one of the list, with *err
+ * filled from use->err. */
 int host_use_end(struct host_use *use, int rc, struct claas_error *err);
 /* The same in two parts, for generate. */
 int host_use_result(const struct host_use *use, int rc, struct claas_error *err);
 void host_use_leave(struct host_use *use);
 
-/* Makes *from, filled by a plugin that returned rc (not 0), fit to be shown: a listed code, one line of UTF-8. */
-int host_error_settle(const char *plugin, const char *function, int rc, const struct claas_error *from,
-                      struct claas_error *err);
+/* Makes *from, filled by a plugin that returned rc (not 0), fit to be shown: a listed code, one
+ * line of UTF-8. */
+int host_error_settle(const char *plugin, const char *function, int rc,
+                      const struct claas_error *from, struct claas_error *err);
 
 /* The serial turn of a module; does nothing for PARALLEL ones. */
-int host_turn_take(struct host_module *module, const struct claas_call *call, struct claas_error *err);
+int host_turn_take(struct host_module *module, const struct claas_call *call,
+                   struct claas_error *err);
 void host_turn_give(struct host_module *module);
 
 /* Copies min(size, own) bytes of what begins with its size into *out, zeroed before. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* From a plugin's name to its table: search path, ownership and modes, dlopen, the one door. A file is never unloaded:
- * exit handlers, thread-local destructors and a driver's registrations outlive the code. */
+/* From a plugin's name to its table: search path, ownership and modes, dlopen, the one door. A file
+ * is never unloaded: exit handlers, thread-local destructors and a driver's registrations outlive
+ * the code. */
 #include "config.h"
 
 #include "base/err.h"
@@ -19,7 +20,8 @@
 
 typedef const struct claas_plugin *(*entry_fn)(uint32_t host_abi);
 
-/* The next directory of a search path, on the heap; empty parts are left out. Null at the end or out of memory. */
+/* The next directory of a search path, on the heap; empty parts are left out. Null at the end or
+ * out of memory. */
 static char *search_next(const char **search)
 {
     while (**search == ':') {
@@ -35,17 +37,20 @@ static char *search_next(const char **search)
 }
 
 /* Owner root or us, nobody else may write. */
-static int trust_check(const char *path, const struct stat *st, const char *name, struct claas_error *err)
+static int trust_check(const char *path, const struct stat *st, const char *name,
+                       struct claas_error *err)
 {
     if (st->st_uid != 0 && st->st_uid != geteuid()) {
-        return err_set(err, CLAAS_ERR_FORBIDDEN, "plugin",
-                       "cannot load plugin '%s': '%s' belongs to user %ld, expected root or user %ld", name,
-                       path, (long)st->st_uid, (long)geteuid());
+        return err_set(
+            err, CLAAS_ERR_FORBIDDEN, "plugin",
+            "cannot load plugin '%s': '%s' belongs to user %ld, expected root or user %ld", name,
+            path, (long)st->st_uid, (long)geteuid());
     }
     if (st->st_mode & (S_IWGRP | S_IWOTH)) {
         return err_set(err, CLAAS_ERR_FORBIDDEN, "plugin",
                        "cannot load plugin '%s': '%s' can be written by %s (mode %04o)", name, path,
-                       st->st_mode & S_IWOTH ? "everybody" : "its group", (unsigned)(st->st_mode & 07777));
+                       st->st_mode & S_IWOTH ? "everybody" : "its group",
+                       (unsigned)(st->st_mode & 07777));
     }
     return 0;
 }
@@ -134,7 +139,8 @@ static int door_is_own(void *door, const char *file)
     struct stat ours;
     struct stat its;
     return dladdr(door, &info) != 0 && info.dli_fname && stat(file, &ours) == 0 &&
-           stat(info.dli_fname, &its) == 0 && ours.st_dev == its.st_dev && ours.st_ino == its.st_ino;
+           stat(info.dli_fname, &its) == 0 && ours.st_dev == its.st_dev &&
+           ours.st_ino == its.st_ino;
 }
 
 static int door_open(const char *file, const char *name, entry_fn *out, struct claas_error *err)
@@ -148,15 +154,18 @@ static int door_open(const char *file, const char *name, entry_fn *out, struct c
     void *door = dlsym(handle, "claas_plugin_entry");
     if (!door) {
         return err_set(err, CLAAS_ERR_UNSUPPORTED, "plugin",
-                       "cannot load plugin '%s': '%s' has no function claas_plugin_entry", name, file);
+                       "cannot load plugin '%s': '%s' has no function claas_plugin_entry", name,
+                       file);
     }
     if (!door_is_own(door, file)) {
-        return err_set(err, CLAAS_ERR_UNSUPPORTED, "plugin",
-                       "cannot load plugin '%s': claas_plugin_entry comes from a library that '%s' uses, not "
-                       "from itself",
-                       name, file);
+        return err_set(
+            err, CLAAS_ERR_UNSUPPORTED, "plugin",
+            "cannot load plugin '%s': claas_plugin_entry comes from a library that '%s' uses, not "
+            "from itself",
+            name, file);
     }
-    /* ISO C knows no conversion from void * to a function: POSIX promises that the representation is the same. */
+    /* ISO C knows no conversion from void * to a function: POSIX promises that the representation
+     * is the same. */
     memcpy(out, &door, sizeof *out);
     return 0;
 }
@@ -178,15 +187,15 @@ int host_file_load(const char *search, const char *name, const struct claas_plug
     if (!plugin) {
         free(file);
         return err_set(err, CLAAS_ERR_UNSUPPORTED, "plugin",
-                       "cannot load plugin '%s': it does not answer to the ABI of this host, %u.%u", name,
-                       CLAAS_ABI_MAJOR, CLAAS_ABI_MINOR);
+                       "cannot load plugin '%s': it does not answer to the ABI of this host, %u.%u",
+                       name, CLAAS_ABI_MAJOR, CLAAS_ABI_MINOR);
     }
     *out_plugin = plugin;
     *out_file = file;
     return 0;
 }
 
-/* ---- listing -------------------------------------------------------------------------------------------------------- */
+/* ---- listing -------------------------------------------------------------------------------- */
 
 struct names {
     char **names;
@@ -205,7 +214,8 @@ static int names_add(struct names *list, const char *file)
         free(name);
         return 0;
     }
-    if (!name || mem_grow((void **)&list->names, &list->cap, list->n + 1, sizeof *list->names) != 0) {
+    if (!name ||
+        mem_grow((void **)&list->names, &list->cap, list->n + 1, sizeof *list->names) != 0) {
         free(name);
         return -1;
     }

@@ -68,11 +68,12 @@ void host_free(struct host *host)
     free(host);
 }
 
-int host_extension_add(struct host *host, const char *id, const void *table, struct claas_error *err)
+int host_extension_add(struct host *host, const char *id, const void *table,
+                       struct claas_error *err)
 {
     if (host->n_extensions == HOST_EXTENSIONS) {
-        return err_set(err, CLAAS_ERR_EXHAUSTED, "", "cannot lend extension '%s': there are %d already", id,
-                       HOST_EXTENSIONS);
+        return err_set(err, CLAAS_ERR_EXHAUSTED, "",
+                       "cannot lend extension '%s': there are %d already", id, HOST_EXTENSIONS);
     }
     host->extensions[host->n_extensions++] = (struct host_extension){ id, table };
     return 0;
@@ -91,7 +92,7 @@ void host_clamp(void *out, size_t own, const void *in, uint32_t size)
     memcpy(out, in, size < own ? size : own);
 }
 
-/* ---- what a table must be ------------------------------------------------------------------------------------------- */
+/* ---- what a table must be ------------------------------------------------------------------- */
 
 static int refuse(const char *name, const char *why, struct claas_error *err)
 {
@@ -102,9 +103,10 @@ static int size_check(const char *name, const char *table, uint32_t size, size_t
                       struct claas_error *err)
 {
     if (size < least || size > TABLE_MOST || size % 8 != 0) {
-        return err_set(err, CLAAS_ERR_UNSUPPORTED, "plugin",
-                       "cannot use plugin '%s': its %s table says it is %u bytes long, expected at least %zu",
-                       name, table, size, least);
+        return err_set(
+            err, CLAAS_ERR_UNSUPPORTED, "plugin",
+            "cannot use plugin '%s': its %s table says it is %u bytes long, expected at least %zu",
+            name, table, size, least);
     }
     return 0;
 }
@@ -115,22 +117,25 @@ static int word_ok(const char *s)
     return n > 0 && n <= 1024 && utf8_valid(s, n);
 }
 
-static int plugin_check(const char *name, const struct claas_plugin *plugin, struct claas_error *err)
+static int plugin_check(const char *name, const struct claas_plugin *plugin,
+                        struct claas_error *err)
 {
     /* The number comes first: a plugin of another ABI may mean something else by its size. */
     if (plugin->abi != CLAAS_ABI) {
         return err_set(err, CLAAS_ERR_UNSUPPORTED, "plugin",
-                       "cannot use plugin '%s': it was built for ABI %u.%u, this host has %u.%u", name,
-                       plugin->abi >> 16, plugin->abi & 0xffff, CLAAS_ABI_MAJOR, CLAAS_ABI_MINOR);
+                       "cannot use plugin '%s': it was built for ABI %u.%u, this host has %u.%u",
+                       name, plugin->abi >> 16, plugin->abi & 0xffff, CLAAS_ABI_MAJOR,
+                       CLAAS_ABI_MINOR);
     }
     int rc = size_check(name, "plugin", plugin->size, PLUGIN_LEAST, err);
     if (rc != 0) {
         return rc;
     }
     if (!word_ok(plugin->name) || strcmp(plugin->name, name) != 0) {
-        return err_set(err, CLAAS_ERR_INVALID, "plugin",
-                       "cannot use plugin '%s': it calls itself '%.64s', expected the name of its file", name,
-                       word_ok(plugin->name) ? plugin->name : "");
+        return err_set(
+            err, CLAAS_ERR_INVALID, "plugin",
+            "cannot use plugin '%s': it calls itself '%.64s', expected the name of its file", name,
+            word_ok(plugin->name) ? plugin->name : "");
     }
     if (!word_ok(plugin->version) || !word_ok(plugin->summary) || !word_ok(plugin->licence)) {
         return refuse(name, "it does not tell its version, summary and licence", err);
@@ -154,7 +159,8 @@ static int engine_copy(struct host_module *m, const struct claas_engine *t, stru
                : refuse(m->name, "an engine needs info, create and train", err);
 }
 
-static int storage_copy(struct host_module *m, const struct claas_storage *t, struct claas_error *err)
+static int storage_copy(struct host_module *m, const struct claas_storage *t,
+                        struct claas_error *err)
 {
     int rc = size_check(m->name, "storage", t->size, STORAGE_LEAST, err);
     if (rc != 0) {
@@ -168,7 +174,8 @@ static int storage_copy(struct host_module *m, const struct claas_storage *t, st
                : refuse(m->name, "a storage needs probe, put, get, head, list and remove", err);
 }
 
-static int inference_copy(struct host_module *m, const struct claas_inference *t, struct claas_error *err)
+static int inference_copy(struct host_module *m, const struct claas_inference *t,
+                          struct claas_error *err)
 {
     int rc = size_check(m->name, "inference", t->size, INFERENCE_LEAST, err);
     if (rc != 0) {
@@ -190,10 +197,12 @@ static int text_copy(struct host_module *m, const struct claas_text *t, struct c
     }
     host_clamp(&m->text, sizeof m->text, t, t->size);
     m->offered |= CLAAS_TEXT_KIND;
-    return m->text.encode && m->text.decode ? 0 : refuse(m->name, "text needs encode and decode", err);
+    return m->text.encode && m->text.decode ? 0
+                                            : refuse(m->name, "text needs encode and decode", err);
 }
 
-static int tables_copy(struct host_module *m, const struct claas_plugin *plugin, struct claas_error *err)
+static int tables_copy(struct host_module *m, const struct claas_plugin *plugin,
+                       struct claas_error *err)
 {
     host_clamp(&m->plugin, sizeof m->plugin, plugin, plugin->size);
     m->plugin.name = m->name;
@@ -225,9 +234,10 @@ static int tables_copy(struct host_module *m, const struct claas_plugin *plugin,
     return rc;
 }
 
-/* Checks and copies; takes `file` on success. Names of a registered plugin come from its own table. */
-static int module_make(struct host *host, const char *name, const struct claas_plugin *plugin, char *file,
-                       struct host_module **out, struct claas_error *err)
+/* Checks and copies; takes `file` on success. Names of a registered plugin come from its own table.
+ */
+static int module_make(struct host *host, const char *name, const struct claas_plugin *plugin,
+                       char *file, struct host_module **out, struct claas_error *err)
 {
     int rc = plugin_check(name, plugin, err);
     if (rc != 0) {
@@ -264,8 +274,8 @@ static struct host_module *module_find(struct host *host, const char *name)
     return module;
 }
 
-/* Under host->lock: loading is rare, and two threads asking for one name must get one module. The plugin's door opens
- * nothing and calls nobody, so that it cannot come back for this lock. */
+/* Under host->lock: loading is rare, and two threads asking for one name must get one module. The
+ * plugin's door opens nothing and calls nobody, so that it cannot come back for this lock. */
 static int module_load(struct host *host, const char *name, struct host_module **out,
                        struct claas_error *err)
 {
@@ -291,7 +301,8 @@ static int module_load(struct host *host, const char *name, struct host_module *
     return 0;
 }
 
-int host_module_load(struct host *host, const char *name, struct host_module **out, struct claas_error *err)
+int host_module_load(struct host *host, const char *name, struct host_module **out,
+                     struct claas_error *err)
 {
     if (!host_name_ok(name)) {
         return err_set(err, CLAAS_ERR_INVALID, "plugin",
@@ -304,8 +315,8 @@ int host_module_load(struct host *host, const char *name, struct host_module **o
     return rc;
 }
 
-int host_module_register(struct host *host, const struct claas_plugin *plugin, struct host_module **out,
-                         struct claas_error *err)
+int host_module_register(struct host *host, const struct claas_plugin *plugin,
+                         struct host_module **out, struct claas_error *err)
 {
     struct host_module *module = NULL;
     int named = plugin->abi == CLAAS_ABI && plugin->name && host_name_ok(plugin->name);
@@ -321,7 +332,8 @@ int host_module_register(struct host *host, const struct claas_plugin *plugin, s
     }
     pthread_mutex_unlock(&host->lock);
     if (there) {
-        rc = err_set(err, CLAAS_ERR_CONFLICT, "plugin", "there is a plugin '%s' already", module->name);
+        rc = err_set(err, CLAAS_ERR_CONFLICT, "plugin", "there is a plugin '%s' already",
+                     module->name);
         module_free(module);
         return rc;
     }
@@ -354,7 +366,8 @@ uint32_t host_module_kinds(const struct host_module *module)
     return module->offered;
 }
 
-int host_module_check(struct host_module *module, const struct option_values *values, struct claas_error *err)
+int host_module_check(struct host_module *module, const struct option_values *values,
+                      struct claas_error *err)
 {
     if (!module->plugin.check) {
         return 0;

@@ -39,7 +39,8 @@ void option_values_clear(struct option_values *values)
     *values = (struct option_values){ 0 };
 }
 
-int option_begin(struct option_values *out, const struct option_table *table, struct claas_error *err)
+int option_begin(struct option_values *out, const struct option_table *table,
+                 struct claas_error *err)
 {
     struct option_values fresh = { .table = table };
     fresh.values = mem_array(table->n, sizeof *fresh.values);
@@ -81,14 +82,15 @@ static int option_is_number(uint32_t type)
 }
 
 /* What was found, as it goes into a message. */
-static int option_refuse_text(const struct claas_option *row, const char *text, enum option_form form,
-                              struct claas_error *err)
+static int option_refuse_text(const struct claas_option *row, const char *text,
+                              enum option_form form, struct claas_error *err)
 {
     char found[128];
     if (form == OPTION_PLAIN && (*text == '\0' || strcmp(text, "~") == 0)) {
         (void)snprintf(found, sizeof found, "nothing");
     } else {
-        (void)snprintf(found, sizeof found, "%s'%.80s'", form == OPTION_QUOTED ? "the text " : "", text);
+        (void)snprintf(found, sizeof found, "%s'%.80s'", form == OPTION_QUOTED ? "the text " : "",
+                       text);
     }
     return option_refuse(row, found, err);
 }
@@ -100,8 +102,8 @@ static int put_path(struct claas_value *value, const struct claas_option *row, c
         return option_refuse(row, "the empty text ''", err);
     }
     if (text[0] != '/' && !dir) {
-        return err_set(err, CLAAS_ERR_INVALID, row->name, "%s: expected an absolute path, found '%.100s'",
-                       row->name, text);
+        return err_set(err, CLAAS_ERR_INVALID, row->name,
+                       "%s: expected an absolute path, found '%.100s'", row->name, text);
     }
     if (text[0] == '/') {
         value->s = mem_dup(text, strlen(text));
@@ -148,7 +150,8 @@ static int put_list(struct claas_value *value, const struct claas_option *row,
                     const char *const *items, size_t n, struct claas_error *err)
 {
     size_t bytes = (n + 1) * sizeof(char *);
-    if (row->type != CLAAS_LIST || (option_bounded(row) && ((double)n < row->min || (double)n > row->max))) {
+    if (row->type != CLAAS_LIST ||
+        (option_bounded(row) && ((double)n < row->min || (double)n > row->max))) {
         char found[64];
         (void)snprintf(found, sizeof found, "a list of %zu", n);
         return option_refuse(row, found, err);
@@ -204,8 +207,8 @@ int option_put_list(struct option_values *values, size_t i, const char *const *i
     return rc;
 }
 
-static int put_json_list(struct claas_value *value, const struct claas_option *row, const cJSON *json,
-                         struct claas_error *err)
+static int put_json_list(struct claas_value *value, const struct claas_option *row,
+                         const cJSON *json, struct claas_error *err)
 {
     size_t n = 0;
     for (const cJSON *item = json->child; item; item = item->next, n++) {
@@ -269,7 +272,8 @@ static int put_json(struct claas_value *value, const struct claas_option *row, c
     return option_refuse(row, json_kind(json), err);
 }
 
-int option_put_json(struct option_values *values, size_t i, const cJSON *json, struct claas_error *err)
+int option_put_json(struct option_values *values, size_t i, const cJSON *json,
+                    struct claas_error *err)
 {
     int rc = option_literal(values, i, err);
     if (rc == 0) {
@@ -304,7 +308,8 @@ int option_put_secret(struct option_values *values, size_t i, const char *file, 
 }
 
 /* "a,b,c" of a table's default. */
-static int default_list(struct claas_value *value, const struct claas_option *row, struct claas_error *err)
+static int default_list(struct claas_value *value, const struct claas_option *row,
+                        struct claas_error *err)
 {
     char *text = mem_dup(row->def, strlen(row->def));
     const char *items[256];
@@ -324,7 +329,8 @@ static int default_list(struct claas_value *value, const struct claas_option *ro
     return rc;
 }
 
-static int option_default(struct claas_value *value, const struct claas_option *row, struct claas_error *err)
+static int option_default(struct claas_value *value, const struct claas_option *row,
+                          struct claas_error *err)
 {
     if (row->def && row->type == CLAAS_LIST) {
         return default_list(value, row, err);

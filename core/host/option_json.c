@@ -49,7 +49,8 @@ static int take_member(struct source *source, const cJSON *item, const char *pre
     int fits = n < (int)sizeof name && !strchr(item->string, '.');
     int i = fits ? option_find(source->values->table, name) : -1;
     if (i >= 0) {
-        return cJSON_IsNull(item) ? 0 : option_put_json(source->values, (size_t)i, item, source->err);
+        return cJSON_IsNull(item) ? 0
+                                  : option_put_json(source->values, (size_t)i, item, source->err);
     }
     if (fits && has_below(source->values->table, name)) {
         if (cJSON_IsNull(item)) {
@@ -97,7 +98,8 @@ static int copy_value(struct option_values *values, size_t i, const struct optio
 }
 
 /* What stands in base and was not said again: held aside until the defaults are in. */
-static int take_base(struct option_values *values, const struct option_values *base, struct claas_error *err)
+static int take_base(struct option_values *values, const struct option_values *base,
+                     struct claas_error *err)
 {
     int rc = 0;
     for (size_t i = 0; i < values->table->n && rc == 0; i++) {
@@ -191,13 +193,15 @@ cJSON *option_values_json(const struct option_values *values)
     return root;
 }
 
-static int secret_from_file(const char *name, const char *path, struct buf *text, struct claas_error *err)
+static int secret_from_file(const char *name, const char *path, struct buf *text,
+                            struct claas_error *err)
 {
     struct stat st;
     if (stat(path, &st) == 0 && (!S_ISREG(st.st_mode) || (st.st_mode & 07077) != 0)) {
-        return err_set(err, CLAAS_ERR_FORBIDDEN, name,
-                       "cannot use '%s' for %s: it must be a file that only its owner can read (mode 0600)",
-                       path, name);
+        return err_set(
+            err, CLAAS_ERR_FORBIDDEN, name,
+            "cannot use '%s' for %s: it must be a file that only its owner can read (mode 0600)",
+            path, name);
     }
     int rc = file_read(path, 65536, text, err);
     if (rc == 0 && text->len > 0 && text->data[text->len - 1] == '\n') {
@@ -221,9 +225,10 @@ int option_secret_read(const struct option_values *values, size_t i, char *buf, 
     } else if (secret->env && getenv(secret->env)) {
         buf_adds(&text, getenv(secret->env));
     } else {
-        rc = secret->env ? err_set(err, CLAAS_ERR_NOT_FOUND, name, "%s: the variable '%s' is not set", name,
-                                   secret->env)
-                         : err_set(err, CLAAS_ERR_NOT_FOUND, name, "%s: no secret was configured", name);
+        rc = secret->env
+                 ? err_set(err, CLAAS_ERR_NOT_FOUND, name, "%s: the variable '%s' is not set", name,
+                           secret->env)
+                 : err_set(err, CLAAS_ERR_NOT_FOUND, name, "%s: no secret was configured", name);
     }
     if (rc == 0 && text.failed) {
         rc = err_oom(err, "reading a secret");
@@ -232,7 +237,8 @@ int option_secret_read(const struct option_values *values, size_t i, char *buf, 
         rc = err_set(err, CLAAS_ERR_INVALID, name, "%s: the secret is not one text of UTF-8", name);
     }
     if (rc == 0 && text.len >= cap) {
-        rc = err_set(err, CLAAS_ERR_EXHAUSTED, name, "%s: the secret is longer than %zu bytes", name, cap);
+        rc = err_set(err, CLAAS_ERR_EXHAUSTED, name, "%s: the secret is longer than %zu bytes",
+                     name, cap);
     }
     if (rc == 0) {
         memcpy(buf, buf_str(&text), text.len + 1);

@@ -18,12 +18,20 @@ struct unit {
 };
 
 static const struct unit byte_units[] = {
-    { "TiB", 1099511627776.0 }, { "GiB", 1073741824.0 }, { "MiB", 1048576.0 }, { "KiB", 1024.0 },
-    { "TB", 1e12 }, { "GB", 1e9 }, { "MB", 1e6 }, { "kB", 1e3 }, { "B", 1.0 }, { NULL, 0 },
+    { "TiB", 1099511627776.0 },
+    { "GiB", 1073741824.0 },
+    { "MiB", 1048576.0 },
+    { "KiB", 1024.0 },
+    { "TB", 1e12 },
+    { "GB", 1e9 },
+    { "MB", 1e6 },
+    { "kB", 1e3 },
+    { "B", 1.0 },
+    { NULL, 0 },
 };
 static const struct unit time_units[] = {
-    { "d", 86400000.0 }, { "h", 3600000.0 }, { "min", 60000.0 }, { "s", 1000.0 }, { "ms", 1.0 },
-    { NULL, 0 },
+    { "d", 86400000.0 }, { "h", 3600000.0 }, { "min", 60000.0 },
+    { "s", 1000.0 },     { "ms", 1.0 },      { NULL, 0 },
 };
 
 #define EXACT 9007199254740992.0 /* 2^53: beyond it a double skips whole numbers */
@@ -78,7 +86,8 @@ static void option_spell_units(const struct unit *units, double number, char *ou
     (void)snprintf(out, cap, "%.0f%s", number / best->factor, best->name);
 }
 
-static void option_spell_number(const struct claas_option *row, double number, char *out, size_t cap)
+static void option_spell_number(const struct claas_option *row, double number, char *out,
+                                size_t cap)
 {
     const struct unit *units = option_units(row->type);
     if (units) {
@@ -207,7 +216,8 @@ int option_judge(const struct claas_option *row, double number, int64_t *out_i, 
     return 0;
 }
 
-/* Decimal notation only: strtod would take "nan", "0x1p3" and blanks. Null when s does not begin with a number. */
+/* Decimal notation only: strtod would take "nan", "0x1p3" and blanks. Null when s does not begin
+ * with a number. */
 static const char *number_end(const char *s)
 {
     const char *p = s + (*s == '-' || *s == '+');

@@ -66,8 +66,8 @@ static int text_ok(const char *s)
 static int row_refuse(const char *owner, const struct claas_option *row, const char *why,
                       struct claas_error *err)
 {
-    return err_set(err, CLAAS_ERR_INVALID, owner, "%s: option '%.64s' of its table %s", owner, row->name,
-                   why);
+    return err_set(err, CLAAS_ERR_INVALID, owner, "%s: option '%.64s' of its table %s", owner,
+                   row->name, why);
 }
 
 /* 1 if one name is the other with something nested below, or they are equal. */
@@ -98,7 +98,8 @@ static int row_names_check(const struct option_table *table, size_t i, const cha
     return 0;
 }
 
-static int row_default_check(const struct claas_option *row, const char *owner, struct claas_error *err)
+static int row_default_check(const struct claas_option *row, const char *owner,
+                             struct claas_error *err)
 {
     struct claas_option copy = *row;
     copy.flags &= ~(uint32_t)CLAAS_REQUIRED;
@@ -107,19 +108,21 @@ static int row_default_check(const struct claas_option *row, const char *owner, 
     struct claas_error why = ERR_INIT;
     int rc = option_begin(&values, &one, err);
     if (rc == 0 && option_end(&values, NULL, &why) != 0) {
-        rc = err_set(err, CLAAS_ERR_INVALID, owner, "%s: default of option %.256s", owner, why.message);
+        rc = err_set(err, CLAAS_ERR_INVALID, owner, "%s: default of option %.256s", owner,
+                     why.message);
     }
     option_values_clear(&values);
     return rc;
 }
 
-static int row_check(const struct option_table *table, size_t i, const char *owner, struct claas_error *err)
+static int row_check(const struct option_table *table, size_t i, const char *owner,
+                     struct claas_error *err)
 {
     const struct claas_option *row = &table->rows[i];
     if (!name_ok(row->name)) {
         return err_set(err, CLAAS_ERR_INVALID, owner,
-                       "%s: an option is called '%.32s', expected [a-z][a-z0-9_]* joined by dots", owner,
-                       text_ok(row->name) ? row->name : "?");
+                       "%s: an option is called '%.32s', expected [a-z][a-z0-9_]* joined by dots",
+                       owner, text_ok(row->name) ? row->name : "?");
     }
     if (row->type > CLAAS_JSON) {
         return row_refuse(owner, row, "has a type this host does not know", err);
@@ -153,8 +156,8 @@ int option_table_copy(const struct claas_option *rows, uint32_t stride, const ch
     if (stride < offsetof(struct claas_option, flags) + sizeof rows->flags || stride > 4096 ||
         stride % sizeof(void *) != 0) {
         return err_set(err, CLAAS_ERR_INVALID, owner,
-                       "%s: rows of its option table are %u bytes long, expected %zu", owner, stride,
-                       sizeof *rows);
+                       "%s: rows of its option table are %u bytes long, expected %zu", owner,
+                       stride, sizeof *rows);
     }
     copy.rows = mem_array(ROWS_MAX, sizeof *copy.rows);
     if (!copy.rows) {
@@ -168,8 +171,8 @@ int option_table_copy(const struct claas_option *rows, uint32_t stride, const ch
         }
         if (copy.n == ROWS_MAX) {
             option_table_clear(&copy);
-            return err_set(err, CLAAS_ERR_INVALID, owner, "%s: more than %d options, or no end of its table",
-                           owner, ROWS_MAX);
+            return err_set(err, CLAAS_ERR_INVALID, owner,
+                           "%s: more than %d options, or no end of its table", owner, ROWS_MAX);
         }
         copy.rows[copy.n] = row;
     }

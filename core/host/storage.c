@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The host's half of the storage contract: keys are checked both ways, lists are held to their order. */
+/* The host's half of the storage contract: keys are checked both ways, lists are held to their
+ * order. */
 #include "config.h"
 
 #include "base/err.h"
@@ -9,7 +10,8 @@
 
 enum { KEY_MAX = 900, SEGMENT_MAX = 240 };
 
-/* A key, or the beginning of one: [A-Za-z0-9._~-] in segments between single slashes, none of them "." or "..". */
+/* A key, or the beginning of one: [A-Za-z0-9._~-] in segments between single slashes, none of them
+ * "." or "..". */
 static int key_ok(const char *key, int prefix)
 {
     size_t n = strnlen(key, KEY_MAX + 1);
@@ -21,7 +23,8 @@ static int key_ok(const char *key, int prefix)
         if (*c == '/' || *c == '\0') {
             size_t len = (size_t)(c - segment);
             int last = *c == '\0';
-            int dots = (len == 1 && segment[0] == '.') || (len == 2 && strncmp(segment, "..", 2) == 0);
+            int dots =
+                (len == 1 && segment[0] == '.') || (len == 2 && strncmp(segment, "..", 2) == 0);
             if (len > SEGMENT_MAX || dots || (len == 0 && !(last && prefix))) {
                 return 0;
             }
@@ -29,7 +32,8 @@ static int key_ok(const char *key, int prefix)
                 return 1;
             }
             segment = c + 1;
-        } else if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-", *c)) {
+        } else if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-",
+                           *c)) {
             return 0;
         }
     }
@@ -48,7 +52,8 @@ int host_storage_probe(struct host_instance *i, uint32_t *out_caps, const struct
 {
     struct host_use use;
     uint32_t caps = 0;
-    int rc = host_use_begin(&use, i, "storage", "probe", i->storage->probe != NULL, HOST_CALL, call, err);
+    int rc = host_use_begin(&use, i, "storage", "probe", i->storage->probe != NULL, HOST_CALL, call,
+                            err);
     if (rc != 0) {
         return rc;
     }
@@ -65,7 +70,8 @@ int host_storage_put(struct host_instance *i, const char *key, const struct claa
     struct host_use use;
     int rc = key_check(key, err);
     if (rc == 0) {
-        rc = host_use_begin(&use, i, "storage", "put", i->storage->put != NULL, HOST_CALL, call, err);
+        rc = host_use_begin(&use, i, "storage", "put", i->storage->put != NULL, HOST_CALL, call,
+                            err);
     }
     if (rc != 0) {
         return rc;
@@ -73,14 +79,16 @@ int host_storage_put(struct host_instance *i, const char *key, const struct claa
     return host_use_end(&use, i->storage->put(i->self, key, put, call, &use.err), err);
 }
 
-int host_storage_get(struct host_instance *i, const char *key, uint64_t from, uint64_t bytes, int fd,
-                     struct claas_object *out, const struct claas_call *call, struct claas_error *err)
+int host_storage_get(struct host_instance *i, const char *key, uint64_t from, uint64_t bytes,
+                     int fd, struct claas_object *out, const struct claas_call *call,
+                     struct claas_error *err)
 {
     struct host_use use;
     struct claas_object object = { .size = sizeof object };
     int rc = key_check(key, err);
     if (rc == 0) {
-        rc = host_use_begin(&use, i, "storage", "get", i->storage->get != NULL, HOST_CALL, call, err);
+        rc = host_use_begin(&use, i, "storage", "get", i->storage->get != NULL, HOST_CALL, call,
+                            err);
     }
     if (rc != 0) {
         return rc;
@@ -101,7 +109,8 @@ int host_storage_head(struct host_instance *i, const char *key, struct claas_obj
     struct claas_object object = { .size = sizeof object };
     int rc = key_check(key, err);
     if (rc == 0) {
-        rc = host_use_begin(&use, i, "storage", "head", i->storage->head != NULL, HOST_CALL, call, err);
+        rc = host_use_begin(&use, i, "storage", "head", i->storage->head != NULL, HOST_CALL, call,
+                            err);
     }
     if (rc != 0) {
         return rc;
@@ -131,7 +140,8 @@ static int listing_each(void *ctx, const char *key, const struct claas_object *o
     if (listing->ended || listing->disordered) {
         return 1;
     }
-    if (!key || !object || !key_ok(key, 0) || strncmp(key, listing->prefix, strlen(listing->prefix)) != 0 ||
+    if (!key || !object || !key_ok(key, 0) ||
+        strncmp(key, listing->prefix, strlen(listing->prefix)) != 0 ||
         strcmp(key, listing->last) <= 0) {
         listing->disordered = 1;
         return 1;
@@ -145,28 +155,34 @@ static int listing_each(void *ctx, const char *key, const struct claas_object *o
     return listing->ended;
 }
 
-int host_storage_list(struct host_instance *i, const char *prefix, const char *after, uint32_t limit,
-                      int (*each)(void *ctx, const char *key, const struct claas_object *object), void *ctx,
-                      const struct claas_call *call, struct claas_error *err)
+int host_storage_list(struct host_instance *i, const char *prefix, const char *after,
+                      uint32_t limit,
+                      int (*each)(void *ctx, const char *key, const struct claas_object *object),
+                      void *ctx, const struct claas_call *call, struct claas_error *err)
 {
-    struct listing listing = { .each = each, .ctx = ctx, .prefix = prefix ? prefix : "",
-                               .left = limit ? limit : UINT32_MAX };
+    struct listing listing = {
+        .each = each, .ctx = ctx, .prefix = prefix ? prefix : "", .left = limit ? limit : UINT32_MAX
+    };
     struct host_use use;
     after = after ? after : "";
     if (!key_ok(listing.prefix, 1) || !key_ok(after, 1)) {
-        return err_set(err, CLAAS_ERR_INVALID, "prefix", "'%.100s' cannot be the beginning of a key",
+        return err_set(err, CLAAS_ERR_INVALID, "prefix",
+                       "'%.100s' cannot be the beginning of a key",
                        key_ok(listing.prefix, 1) ? after : listing.prefix);
     }
     memcpy(listing.last, after, strlen(after) + 1);
-    int rc = host_use_begin(&use, i, "storage", "list", i->storage->list != NULL, HOST_CALL, call, err);
+    int rc =
+        host_use_begin(&use, i, "storage", "list", i->storage->list != NULL, HOST_CALL, call, err);
     if (rc != 0) {
         return rc;
     }
-    rc = i->storage->list(i->self, listing.prefix, after, limit, listing_each, &listing, call, &use.err);
+    rc = i->storage->list(i->self, listing.prefix, after, limit, listing_each, &listing, call,
+                          &use.err);
     rc = host_use_end(&use, rc, err);
     if (rc == 0 && listing.disordered) {
         rc = err_set(err, CLAAS_ERR_INTERNAL, "",
-                     "plugin '%s' lists keys that are no keys, out of order or not asked for, behind '%.100s'",
+                     "plugin '%s' lists keys that are no keys, out of order or not asked for, "
+                     "behind '%.100s'",
                      i->module->name, listing.last);
     }
     return rc;
@@ -181,7 +197,8 @@ int host_storage_remove(struct host_instance *i, const char *const *keys, uint32
         rc = key_check(keys[k], err);
     }
     if (rc == 0) {
-        rc = host_use_begin(&use, i, "storage", "remove", i->storage->remove != NULL, HOST_CALL, call, err);
+        rc = host_use_begin(&use, i, "storage", "remove", i->storage->remove != NULL, HOST_CALL,
+                            call, err);
     }
     if (rc != 0) {
         return rc;
@@ -190,7 +207,8 @@ int host_storage_remove(struct host_instance *i, const char *const *keys, uint32
 }
 
 /* A path from a plugin: absolute, ended within the buffer. */
-static int path_check(const struct host_instance *i, const char *buf, size_t cap, struct claas_error *err)
+static int path_check(const struct host_instance *i, const char *buf, size_t cap,
+                      struct claas_error *err)
 {
     if (cap == 0 || strnlen(buf, cap) == cap || buf[0] != '/') {
         return err_set(err, CLAAS_ERR_INTERNAL, "", "plugin '%s' names a path that is none",
@@ -205,7 +223,8 @@ int host_storage_path(struct host_instance *i, const char *key, char *buf, size_
     struct host_use use;
     int rc = key_check(key, err);
     if (rc == 0) {
-        rc = host_use_begin(&use, i, "storage", "path", i->storage->path != NULL, HOST_QUICK, NULL, err);
+        rc = host_use_begin(&use, i, "storage", "path", i->storage->path != NULL, HOST_QUICK, NULL,
+                            err);
     }
     if (rc != 0) {
         return rc;
@@ -217,7 +236,8 @@ int host_storage_path(struct host_instance *i, const char *key, char *buf, size_
 int host_storage_spool(struct host_instance *i, char *buf, size_t cap, struct claas_error *err)
 {
     struct host_use use;
-    int rc = host_use_begin(&use, i, "storage", "spool", i->storage->spool != NULL, HOST_QUICK, NULL, err);
+    int rc = host_use_begin(&use, i, "storage", "spool", i->storage->spool != NULL, HOST_QUICK,
+                            NULL, err);
     if (rc != 0) {
         return rc;
     }

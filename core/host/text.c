@@ -21,7 +21,7 @@ void host_ids_clear(struct host_ids *ids)
 struct collected {
     struct host_ids *ids;
     size_t before;
-    size_t loose;     /* bytes of an id that came in pieces */
+    size_t loose; /* bytes of an id that came in pieces */
     char half[sizeof(int32_t)];
     const char *fault; /* why we stopped taking */
 };
@@ -73,8 +73,8 @@ static int ids_end(struct host_use *use, int rc, struct collected *c, struct cla
     rc = host_use_end(use, rc, err);
     const char *fault = c->fault ? c->fault : rc == 0 && c->loose ? "a part of a token id" : NULL;
     if (fault) {
-        rc = err_set(err, CLAAS_ERR_INTERNAL, "", "plugin '%s' gave %s in %s.%s", plugin, fault, use->kind,
-                     use->function);
+        rc = err_set(err, CLAAS_ERR_INTERNAL, "", "plugin '%s' gave %s in %s.%s", plugin, fault,
+                     use->kind, use->function);
     }
     if (rc != 0) {
         c->ids->n = c->before;
@@ -82,21 +82,22 @@ static int ids_end(struct host_use *use, int rc, struct collected *c, struct cla
     return rc;
 }
 
-int host_text_render(struct host_instance *i, const char *chat_json, uint32_t flags, struct host_ids *out,
-                     struct claas_error *err)
+int host_text_render(struct host_instance *i, const char *chat_json, uint32_t flags,
+                     struct host_ids *out, struct claas_error *err)
 {
     struct collected c = { .ids = out, .before = out->n };
     struct claas_sink sink = { .size = sizeof sink, .ctx = &c, .put = collect_ids };
     struct host_use use;
-    int rc = host_use_begin(&use, i, "text", "render", i->text->render != NULL, HOST_CALL, NULL, err);
+    int rc =
+        host_use_begin(&use, i, "text", "render", i->text->render != NULL, HOST_CALL, NULL, err);
     if (rc != 0) {
         return rc;
     }
     return ids_end(&use, i->text->render(i->self, chat_json, flags, &sink, &use.err), &c, err);
 }
 
-int host_text_encode(struct host_instance *i, const char *text, size_t n, uint32_t flags, struct host_ids *out,
-                     struct claas_error *err)
+int host_text_encode(struct host_instance *i, const char *text, size_t n, uint32_t flags,
+                     struct host_ids *out, struct claas_error *err)
 {
     struct collected c = { .ids = out, .before = out->n };
     struct claas_sink sink = { .size = sizeof sink, .ctx = &c, .put = collect_ids };
@@ -104,7 +105,8 @@ int host_text_encode(struct host_instance *i, const char *text, size_t n, uint32
     if (!utf8_valid(text, n)) {
         return err_set(err, CLAAS_ERR_INVALID, "text", "the text to encode is not valid UTF-8");
     }
-    int rc = host_use_begin(&use, i, "text", "encode", i->text->encode != NULL, HOST_CALL, NULL, err);
+    int rc =
+        host_use_begin(&use, i, "text", "encode", i->text->encode != NULL, HOST_CALL, NULL, err);
     if (rc != 0) {
         return rc;
     }
@@ -126,13 +128,14 @@ static int collect_text(void *ctx, const void *data, size_t bytes)
     return c->out->failed;
 }
 
-int host_text_decode(struct host_instance *i, const int32_t *ids, size_t n, uint32_t flags, struct buf *out,
-                     struct claas_error *err)
+int host_text_decode(struct host_instance *i, const int32_t *ids, size_t n, uint32_t flags,
+                     struct buf *out, struct claas_error *err)
 {
     struct collected_text c = { .out = out, .before = out->len };
     struct claas_sink sink = { .size = sizeof sink, .ctx = &c, .put = collect_text };
     struct host_use use;
-    int rc = host_use_begin(&use, i, "text", "decode", i->text->decode != NULL, HOST_CALL, NULL, err);
+    int rc =
+        host_use_begin(&use, i, "text", "decode", i->text->decode != NULL, HOST_CALL, NULL, err);
     if (rc != 0) {
         return rc;
     }
