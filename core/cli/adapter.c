@@ -16,8 +16,8 @@
 enum { ADAPTER_EXPORT_MAX_GB = 16 };
 
 /* Takes the body (deletes it) and the path (frees it). */
-static int adapter_call(struct cli *c, const char *method, char *path, cJSON *body, const char *const *columns,
-                        const char *list)
+static int adapter_call(struct cli *c, const char *method, char *path, cJSON *body,
+                        const char *const *columns, const char *list)
 {
     struct claas_error err = ERR_INIT;
     cJSON *answer = NULL;
@@ -86,7 +86,8 @@ int cli_adapter_create(struct cli *c)
 int cli_adapter_list(struct cli *c)
 {
     static const char *const columns[] = { "id", NULL };
-    const char *const pairs[] = { "prefix", c->n_args ? c->args[0] : NULL, "limit", cli_value(c, "limit"), NULL };
+    const char *const pairs[] = { "prefix", c->n_args ? c->args[0] : NULL, "limit",
+                                  cli_value(c, "limit"), NULL };
     return adapter_call(c, "GET", client_path("/v1/lora", pairs), NULL, columns, "loras");
 }
 
@@ -97,9 +98,11 @@ int cli_adapter_show(struct cli *c)
 
 int cli_adapter_log(struct cli *c)
 {
-    static const char *const columns[] = { "version", "kind", "time", "serve", "metrics.total_loss", "job", NULL };
+    static const char *const columns[] = { "version", "kind", "time", "serve", "metrics.total_loss",
+                                           "job",     NULL };
     const char *const pairs[] = { "id", c->args[0], "limit", cli_value(c, "limit"), NULL };
-    return adapter_call(c, "GET", client_path("/v1/adapters/versions", pairs), NULL, columns, "versions");
+    return adapter_call(c, "GET", client_path("/v1/adapters/versions", pairs), NULL, columns,
+                        "versions");
 }
 
 int cli_adapter_rollback(struct cli *c)
@@ -126,20 +129,23 @@ int cli_adapter_alias(struct cli *c)
         return adapter_call(c, "GET", strdup("/v1/adapters/aliases"), NULL, columns, "aliases");
     }
     if (cli_value(c, "delete")) {
-        return adapter_call(c, "DELETE", adapter_path("/v1/adapters/aliases", "alias", c->args[0]), NULL, NULL, NULL);
+        return adapter_call(c, "DELETE", adapter_path("/v1/adapters/aliases", "alias", c->args[0]),
+                            NULL, NULL, NULL);
     }
     if (c->n_args < 2) {
         return cli_complain("adapter alias needs ALIAS and ID, or ALIAS and --delete");
     }
     cJSON *body = cJSON_CreateObject();
-    if (!cJSON_AddStringToObject(body, "alias", c->args[0]) || !cJSON_AddStringToObject(body, "id", c->args[1])) {
+    if (!cJSON_AddStringToObject(body, "alias", c->args[0]) ||
+        !cJSON_AddStringToObject(body, "id", c->args[1])) {
         cJSON_Delete(body);
         return CLI_FAILED;
     }
     return adapter_call(c, "POST", strdup("/v1/adapters/aliases"), body, NULL, NULL);
 }
 
-/* Downloads beside the target, then renames: an interrupted export leaves no half file under the name. */
+/* Downloads beside the target, then renames: an interrupted export leaves no half file under the
+ * name. */
 static int adapter_export_to(struct cli *c, const char *path, const char *file)
 {
     struct claas_error err = ERR_INIT;
@@ -190,5 +196,6 @@ int cli_adapter_export(struct cli *c)
 
 int cli_adapter_delete(struct cli *c)
 {
-    return adapter_call(c, "DELETE", adapter_path("/v1/lora", "lora_id", c->args[0]), NULL, NULL, NULL);
+    return adapter_call(c, "DELETE", adapter_path("/v1/lora", "lora_id", c->args[0]), NULL, NULL,
+                        NULL);
 }

@@ -85,13 +85,15 @@ int cli_score(struct cli *c)
 
 static void show_rollouts(const cJSON *answer)
 {
-    static const char *const columns[] = { "id", "created", "adapter", "version", "finish_reason", NULL };
+    static const char *const columns[] = { "id",      "created",       "adapter",
+                                           "version", "finish_reason", NULL };
     print_table(json_get(answer, "rollouts"), columns, stdout);
 }
 
 int cli_rollout_list(struct cli *c)
 {
-    const char *const pairs[] = { "adapter", cli_value(c, "model"), "limit", cli_value(c, "limit"), NULL };
+    const char *const pairs[] = { "adapter", cli_value(c, "model"), "limit", cli_value(c, "limit"),
+                                  NULL };
     char *path = client_path("/v1/rollouts", pairs);
     int status = ask_and_show(c, "GET", path, NULL, show_rollouts);
     free(path);
@@ -101,7 +103,8 @@ int cli_rollout_list(struct cli *c)
 int cli_rollout_show(struct cli *c)
 {
     struct claas_error err = ERR_INIT;
-    if (c->args[0][strspn(c->args[0], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")]) {
+    if (c->args[0][strspn(c->args[0],
+                          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")]) {
         return cli_complain("'%s' is no completion id", c->args[0]);
     }
     struct buf path = BUF_INIT;
@@ -128,13 +131,18 @@ static int feedback_newest(struct cli *c, const char *model, char **out)
     (void)json_get_text(cJSON_GetArrayItem(json_get(answer, "rollouts"), 0), "id", &id, &err);
     *out = id ? strdup(id) : NULL;
     cJSON_Delete(answer);
-    return *out ? 0 : cli_complain("'%s' has no recorded answer yet; ask it first, or name one with --id", model);
+    if (!*out) {
+        (void)cli_complain("'%s' has no recorded answer yet; ask it first, or name one with --id",
+                           model);
+    }
+    return *out ? 0 : CLI_FAILED;
 }
 
 static int feedback_training(const struct cli *c, cJSON *item)
 {
     cJSON *training = cJSON_CreateObject();
-    int status = training ? cli_add_number(c, training, "learning-rate", "learning_rate") : CLI_FAILED;
+    int status = training ? cli_add_number(c, training, "learning-rate", "learning_rate")
+                          : CLI_FAILED;
     if (status == 0) {
         status = cli_add_number(c, training, "steps", "steps_per_batch");
     }
@@ -160,7 +168,8 @@ static void show_feedback(const cJSON *answer)
     if (cJSON_IsNumber(version)) {
         (void)printf("@%.0f", version->valuedouble);
     }
-    (void)printf(" learnt: loss %.4f, %.0f ms\n", loss ? loss->valuedouble : 0, total ? total->valuedouble : 0);
+    (void)printf(" learnt: loss %.4f, %.0f ms\n", loss ? loss->valuedouble : 0,
+                 total ? total->valuedouble : 0);
 }
 
 int cli_feedback(struct cli *c)

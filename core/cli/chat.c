@@ -46,7 +46,8 @@ static int chat_event(void *ctx, const cJSON *event)
     const cJSON *delta = json_get(choice, "delta");
     const char *text = NULL;
     const char *id = NULL;
-    (void)json_get_text(delta ? delta : choice, a->delta, &text, &ignored); /* absent in some events */
+    (void)json_get_text(delta ? delta : choice, a->delta, &text,
+                        &ignored); /* absent in some events */
     (void)json_get_text(event, "id", &id, &ignored);
     if (id) {
         (void)snprintf(a->id, sizeof a->id, "%s", id);
@@ -65,8 +66,11 @@ static cJSON *chat_sampling(const struct cli *c, int *out_status)
     if (status == 0 && model && !cJSON_AddStringToObject(body, "model", model)) {
         status = CLI_FAILED;
     }
-    static const char *const names[][2] = { { "max-tokens", "max_tokens" }, { "temperature", "temperature" },
-                                            { "top-p", "top_p" }, { "top-k", "top_k" }, { "seed", "seed" } };
+    static const char *const names[][2] = { { "max-tokens", "max_tokens" },
+                                            { "temperature", "temperature" },
+                                            { "top-p", "top_p" },
+                                            { "top-k", "top_k" },
+                                            { "seed", "seed" } };
     for (size_t i = 0; status == 0 && i < sizeof names / sizeof names[0]; i++) {
         status = cli_add_number(c, body, names[i][0], names[i][1]);
     }

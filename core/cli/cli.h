@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The command line: what every command gets, and what it may use to talk to the daemon and to the user. */
+/* The command line: what every command gets, and what it may use to talk to the daemon and to the
+ * user. */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
@@ -63,22 +64,26 @@ extern const struct cli_command cli_commands[];
 
 /* Value of option `name` of this command, null if it was not given; the last one counts. */
 const char *cli_value(const struct cli *c, const char *name);
-/* The value that was given as number `at` (from 0), for options that may be repeated; null behind the last. */
+/* The value that was given as number `at` (from 0), for options that may be repeated; null behind
+ * the last. */
 const char *cli_value_at(const struct cli *c, const char *name, size_t at);
 
-/* Fills *c from the words after the program's name. 0, or an exit status with the reason on `complaints`. */
+/* Fills *c from the words after the program's name. 0, or an exit status with the reason on
+ * `complaints`. */
 int cli_parse(struct cli *c, size_t n, char **words, FILE *complaints);
 /* Usage of one command, or of all (null). */
 void cli_usage(const struct cli_command *command, FILE *to);
 
-/* Puts option `option` (if given) as a number into object under `name`; a word that is no number: usage error told. */
+/* Puts option `option` (if given) as a number into object under `name`; a word that is no number:
+ * usage error told. */
 int cli_add_number(const struct cli *c, cJSON *object, const char *option, const char *name);
 /* "key=value" words become members of object: numbers and true/false as such, else text. */
 int cli_add_settings(const char *word, cJSON *object);
 
 /* Tells an error on standard error, as JSON when that was asked for; returns its exit status. */
 int cli_fail(const struct cli *c, const struct claas_error *err);
-int cli_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* returns CLI_USAGE */
+int cli_complain(const char *fmt, ...)
+    __attribute__((format(printf, 1, 2))); /* returns CLI_USAGE */
 
 /* Prints with --json the whole answer and returns 1, else returns 0 and prints nothing. */
 int cli_print_json(const struct cli *c, const cJSON *answer);

@@ -70,7 +70,8 @@ static int client_add_key(const struct cli *c, struct client_transfer *t, struct
     return rc;
 }
 
-static int client_open(const struct cli *c, const char *url, struct client_transfer *t, struct claas_error *err)
+static int client_open(const struct cli *c, const char *url, struct client_transfer *t,
+                       struct claas_error *err)
 {
     t->curl = curl_easy_init();
     struct buf full = BUF_INIT;
@@ -165,8 +166,8 @@ static int client_perform(const struct cli *c, struct client_transfer *t, struct
             return err_set(err, CLAAS_ERR_UNAVAILABLE, "", "the answer of '%s' broke off: %s", url,
                            curl_easy_strerror(got));
         }
-        return err_set(err, CLAAS_ERR_UNAVAILABLE, t->is_daemon ? client_unreachable : "", "cannot reach '%s': %s",
-                       url, curl_easy_strerror(got));
+        return err_set(err, CLAAS_ERR_UNAVAILABLE, t->is_daemon ? client_unreachable : "",
+                       "cannot reach '%s': %s", url, curl_easy_strerror(got));
     }
     return status >= 300 ? client_http_error(t, status, err) : 0;
 }
@@ -182,7 +183,8 @@ static size_t client_take(char *data, size_t size, size_t n, void *ctx)
     return t->body.failed ? 0 : size * n;
 }
 
-static int client_set_body(struct client_transfer *t, const char *method, const cJSON *body, char **out_text)
+static int client_set_body(struct client_transfer *t, const char *method, const cJSON *body,
+                           char **out_text)
 {
     (void)curl_easy_setopt(t->curl, CURLOPT_CUSTOMREQUEST, method);
     *out_text = body ? json_print(body) : NULL;
@@ -196,8 +198,8 @@ static int client_set_body(struct client_transfer *t, const char *method, const 
     return 0;
 }
 
-int client_call(const struct cli *c, const char *method, const char *path, const cJSON *body, cJSON **out,
-                struct claas_error *err)
+int client_call(const struct cli *c, const char *method, const char *path, const cJSON *body,
+                cJSON **out, struct claas_error *err)
 {
     struct client_transfer t = { 0 };
     char *text = NULL;
@@ -232,9 +234,10 @@ static void client_event(struct client_transfer *t, const char *line, size_t n)
     }
     cJSON *event = NULL;
     t->told = ERR_INIT;
-    if (json_parse(line, n, "the daemon's event", &event, &t->told) == 0 && json_get(event, "error") &&
-        !client_told_error(event, 500, &t->told)) {
-        (void)err_set(&t->told, CLAAS_ERR_INTERNAL, "", "the daemon told of an error without words");
+    if (json_parse(line, n, "the daemon's event", &event, &t->told) == 0 &&
+        json_get(event, "error") && !client_told_error(event, 500, &t->told)) {
+        (void)err_set(&t->told, CLAAS_ERR_INTERNAL, "",
+                      "the daemon told of an error without words");
     }
     if (t->told.code || t->each(t->ctx, event)) {
         t->stopped = 1;
@@ -308,13 +311,15 @@ static size_t client_take_file(char *data, size_t size, size_t n, void *ctx)
     return written;
 }
 
-static int client_progress(void *ctx, curl_off_t total, curl_off_t now, curl_off_t up_total, curl_off_t up_now)
+static int client_progress(void *ctx, curl_off_t total, curl_off_t now, curl_off_t up_total,
+                           curl_off_t up_now)
 {
     (void)up_total;
     (void)up_now;
     const struct client_transfer *t = ctx;
     if (t->shows_progress && total > 0) {
-        (void)fprintf(stderr, "\r%3d %% of %lld MB", (int)(now * 100 / total), (long long)(total / 1000000));
+        (void)fprintf(stderr, "\r%3d %% of %lld MB", (int)(now * 100 / total),
+                      (long long)(total / 1000000));
         if (now == total) {
             (void)fputc('\n', stderr);
         }
@@ -322,9 +327,12 @@ static int client_progress(void *ctx, curl_off_t total, curl_off_t now, curl_off
     return 0;
 }
 
-int client_download(const struct cli *c, const char *url, FILE *to, size_t limit, struct claas_error *err)
+int client_download(const struct cli *c, const char *url, FILE *to, size_t limit,
+                    struct claas_error *err)
 {
-    struct client_transfer t = { .file = to, .left = limit, .shows_progress = cli_shows_progress(c) };
+    struct client_transfer t = { .file = to,
+                                 .left = limit,
+                                 .shows_progress = cli_shows_progress(c) };
     int rc = client_open(c, url, &t, err);
     if (rc == 0) {
         (void)curl_easy_setopt(t.curl, CURLOPT_WRITEFUNCTION, client_take_file);
@@ -362,8 +370,8 @@ char *client_path(const char *path, const char *const *pairs)
 int client_add_message(cJSON *messages, const char *role, const char *content)
 {
     cJSON *m = cJSON_CreateObject();
-    if (!m || !cJSON_AddStringToObject(m, "role", role) || !cJSON_AddStringToObject(m, "content", content) ||
-        !cJSON_AddItemToArray(messages, m)) {
+    if (!m || !cJSON_AddStringToObject(m, "role", role) ||
+        !cJSON_AddStringToObject(m, "content", content) || !cJSON_AddItemToArray(messages, m)) {
         cJSON_Delete(m);
         return CLI_FAILED;
     }

@@ -37,12 +37,15 @@ static const struct cli_option create_options[] = {
     { "alpha", "A", "scaling is alpha / rank" },
     { "modules", "LIST", "q_proj,k_proj,… (all seven)" },
     { NULL, NULL, NULL } };
-static const struct cli_option page_options[] = { { "limit", "N", "at most so many" }, { NULL, NULL, NULL } };
-static const struct cli_option alias_options[] = { { "delete", NULL, "remove the alias" }, { NULL, NULL, NULL } };
+static const struct cli_option page_options[] = { { "limit", "N", "at most so many" },
+                                                  { NULL, NULL, NULL } };
+static const struct cli_option alias_options[] = { { "delete", NULL, "remove the alias" },
+                                                   { NULL, NULL, NULL } };
 static const struct cli_option export_options[] = {
     { "output", "FILE", "by default NAME.zip" }, { NULL, NULL, NULL } };
-static const struct cli_option rollout_options[] = {
-    { "model", "ID", "of this adapter only" }, { "limit", "N", "at most so many" }, { NULL, NULL, NULL } };
+static const struct cli_option rollout_options[] = { { "model", "ID", "of this adapter only" },
+                                                     { "limit", "N", "at most so many" },
+                                                     { NULL, NULL, NULL } };
 static const struct cli_option fetch_options[] = {
     { "sha256", "HEX", "digest the file must have" },
     { "output", "FILE", "by default the last part of the address" },
@@ -52,28 +55,36 @@ static const struct cli_option show_options[] = {
 static const struct cli_option no_options[] = { { NULL, NULL, NULL } };
 
 const struct cli_command cli_commands[] = {
-    { "chat", "[TEXT]", "ask the model; without TEXT a conversation on a terminal, or standard input",
-      chat_options, 0, 1, cli_chat },
+    { "chat", "[TEXT]",
+      "ask the model; without TEXT a conversation on a terminal, or standard input", chat_options,
+      0, 1, cli_chat },
     { "complete", "TEXT", "continue a text", complete_options, 1, 1, cli_complete },
     { "score", "", "log-probability of an answer", score_options, 0, 0, cli_score },
     { "models", "", "what can be asked", no_options, 0, 0, cli_models },
-    { "feedback", "TEXT", "say what was wrong with an answer: trains one step", feedback_options, 1, 1,
-      cli_feedback },
+    { "feedback", "TEXT", "say what was wrong with an answer: trains one step", feedback_options, 1,
+      1, cli_feedback },
     { "adapter create", "ID", "make a new adapter", create_options, 1, 1, cli_adapter_create },
     { "adapter list", "[PREFIX]", "adapters and aliases", page_options, 0, 1, cli_adapter_list },
     { "adapter show", "ID", "one adapter's head", no_options, 1, 1, cli_adapter_show },
     { "adapter log", "ID", "its versions, newest first", page_options, 1, 1, cli_adapter_log },
-    { "adapter rollback", "ID VERSION", "bring an older version back, as a new one", no_options, 2, 2,
-      cli_adapter_rollback },
-    { "adapter alias", "[ALIAS [ID]]", "set, remove or list aliases", alias_options, 0, 2, cli_adapter_alias },
-    { "adapter export", "ID", "download as a zip in PEFT layout", export_options, 1, 1, cli_adapter_export },
-    { "adapter delete", "ID", "remove an adapter or an alias", no_options, 1, 1, cli_adapter_delete },
-    { "rollout list", "", "recorded answers, newest first", rollout_options, 0, 0, cli_rollout_list },
+    { "adapter rollback", "ID VERSION", "bring an older version back, as a new one", no_options, 2,
+      2, cli_adapter_rollback },
+    { "adapter alias", "[ALIAS [ID]]", "set, remove or list aliases", alias_options, 0, 2,
+      cli_adapter_alias },
+    { "adapter export", "ID", "download as a zip in PEFT layout", export_options, 1, 1,
+      cli_adapter_export },
+    { "adapter delete", "ID", "remove an adapter or an alias", no_options, 1, 1,
+      cli_adapter_delete },
+    { "rollout list", "", "recorded answers, newest first", rollout_options, 0, 0,
+      cli_rollout_list },
     { "rollout show", "ID", "one recorded answer", no_options, 1, 1, cli_rollout_show },
-    { "model fetch", "URL", "download a model file and check it", fetch_options, 1, 1, cli_model_fetch },
-    { "model show", "PATH", "what an engine says of a model file", show_options, 1, 1, cli_model_show },
+    { "model fetch", "URL", "download a model file and check it", fetch_options, 1, 1,
+      cli_model_fetch },
+    { "model show", "PATH", "what an engine says of a model file", show_options, 1, 1,
+      cli_model_show },
     { "plugin list", "", "plugins in the plugin directory", no_options, 0, 0, cli_plugin_list },
-    { "plugin show", "NAME", "one plugin: kinds, version, options", no_options, 1, 1, cli_plugin_show },
+    { "plugin show", "NAME", "one plugin: kinds, version, options", no_options, 1, 1,
+      cli_plugin_show },
     { "health", "", "how the daemon is", no_options, 0, 0, cli_health },
     { NULL, NULL, NULL, NULL, 0, 0, NULL },
 };

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* claas model …: fetch a file and check its digest; what an engine says of it. No daemon is needed. */
+/* claas model …: fetch a file and check its digest; what an engine says of it. No daemon is needed.
+ */
 #include "config.h"
 
 #include "cli/cli.h"
@@ -20,7 +21,8 @@
 enum { MODEL_FETCH_MAX_GB = 512, MODEL_FETCH_TRIES = 4 };
 
 /* Digest of the whole open file. */
-static int model_check_digest(int fd, const char *name, const struct claas_digest *wanted, struct claas_error *err)
+static int model_check_digest(int fd, const char *name, const struct claas_digest *wanted,
+                              struct claas_error *err)
 {
     struct stat st;
     struct claas_digest got;
@@ -31,7 +33,8 @@ static int model_check_digest(int fd, const char *name, const struct claas_diges
     int rc = sha256_of_fd(fd, (uint64_t)st.st_size, &got, err);
     if (rc == 0 && !sha256_equal(&got, wanted)) {
         sha256_hex(&got, hex);
-        rc = err_set(err, CLAAS_ERR_CORRUPT, "sha256", "'%s' has the SHA-256 %s, not the one asked for", name, hex);
+        rc = err_set(err, CLAAS_ERR_CORRUPT, "sha256",
+                     "'%s' has the SHA-256 %s, not the one asked for", name, hex);
     }
     return rc;
 }
@@ -158,7 +161,8 @@ static cJSON *model_ask(struct host *host, const char *plugin, const char *file,
         rc = err_oom(err, "describing a model");
     }
     if (rc == 0) {
-        rc = option_values_from_json(&values, host_module_options(module), options, NULL, NULL, NULL, err);
+        rc = option_values_from_json(&values, host_module_options(module), options, NULL, NULL,
+                                     NULL, err);
     }
     if (rc == 0) {
         rc = host_instance_open(module, "model", CLAAS_ENGINE, &values, NULL, NULL, &engine, err);

@@ -48,8 +48,9 @@ static void cli_usage_options(const struct cli_option *options, FILE *to)
 void cli_usage(const struct cli_command *command, FILE *to)
 {
     if (command) {
-        (void)fprintf(to, "usage: claas %s%s%s%s\n%s\n", command->name, command->options->name ? " [options]" : "",
-                      command->synopsis[0] ? " " : "", command->synopsis, command->help);
+        (void)fprintf(to, "usage: claas %s%s%s%s\n%s\n", command->name,
+                      command->options->name ? " [options]" : "", command->synopsis[0] ? " " : "",
+                      command->synopsis, command->help);
         cli_usage_options(command->options, to);
     } else {
         (void)fputs("usage: claas COMMAND [options] [arguments]\n", to);
@@ -139,10 +140,11 @@ static int cli_parse_option(struct cli *c, struct cli_words *w, size_t n, char *
     int index = c->command ? cli_option_index(c->command->options, name, length) : -1;
     int global = index < 0 ? cli_option_index(cli_globals, name, length) : -1;
     if (index < 0 && global < 0) {
-        return cli_complain("unknown option '--%.*s'%s%s", (int)length, name, c->command ? " of " : "",
-                            c->command ? c->command->name : "");
+        return cli_complain("unknown option '--%.*s'%s%s", (int)length, name,
+                            c->command ? " of " : "", c->command ? c->command->name : "");
     }
-    const struct cli_option *option = index >= 0 ? &c->command->options[index] : &cli_globals[global];
+    const struct cli_option *option = index >= 0 ? &c->command->options[index]
+                                                 : &cli_globals[global];
     const char *value = "";
     if (option->value) {
         if (name[length] == '=') {
@@ -166,7 +168,8 @@ static int cli_parse_option(struct cli *c, struct cli_words *w, size_t n, char *
     return 0;
 }
 
-/* The command is found in the words that are no options and no values of global ones, before anything is set. */
+/* The command is found in the words that are no options and no values of global ones, before
+ * anything is set. */
 static const struct cli_command *cli_find_among(size_t n, char **words, size_t *out_used)
 {
     const char *first[2] = { NULL, NULL };
@@ -233,8 +236,8 @@ int cli_parse(struct cli *c, size_t n, char **words, FILE *complaints)
     }
     if (!c->command) {
         if (w.n_plain > 0) {
-            return cli_complain("unknown command '%s%s%s'; see claas --help", w.plain[0], w.n_plain > 1 ? " " : "",
-                                w.n_plain > 1 ? w.plain[1] : "");
+            return cli_complain("unknown command '%s%s%s'; see claas --help", w.plain[0],
+                                w.n_plain > 1 ? " " : "", w.n_plain > 1 ? w.plain[1] : "");
         }
         cli_usage(NULL, complaints);
         return CLI_USAGE;

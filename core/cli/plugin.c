@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* claas plugin …: what the plugin directory holds. Every file is opened in a child process, so that a broken one costs
- * its own line only. */
+/* claas plugin …: what the plugin directory holds. Every file is opened in a child process, so that
+ * a broken one costs its own line only. */
 #include "config.h"
 
 #include "cli/cli.h"
@@ -80,7 +80,8 @@ static void plugin_report(const char *name, int fd)
     }
     char *text = json_print(o);
     if (text) {
-        (void)fd_write_all(fd, text, strlen(text), "pipe", &ignored); /* the parent sees a short report */
+        (void)fd_write_all(fd, text, strlen(text), "pipe",
+                           &ignored); /* the parent sees a short report */
     }
 }
 
@@ -167,8 +168,8 @@ int cli_plugin_show(struct cli *c)
     if (!o || error) {
         struct claas_error err = ERR_INIT;
         const cJSON *code = json_get(o, "code");
-        (void)err_set(&err, cJSON_IsNumber(code) ? code->valueint : CLAAS_ERR_INTERNAL, "plugin", "%s",
-                      error ? error : "cannot start a process");
+        (void)err_set(&err, cJSON_IsNumber(code) ? code->valueint : CLAAS_ERR_INTERNAL, "plugin",
+                      "%s", error ? error : "cannot start a process");
         (void)cli_fail(c, &err);
         status = CLI_PLUGIN;
     } else if (!cli_print_json(c, o)) {

@@ -124,7 +124,8 @@ void print_table(const cJSON *list, const char *const *columns, FILE *to)
     if (cJSON_IsObject(cJSON_GetArrayItem(list, 0))) {
         print_widths(list, columns, widths);
         for (size_t i = 0; columns[i]; i++) {
-            (void)fprintf(to, "%-*s%s", columns[i + 1] ? (int)widths[i] : 0, columns[i], columns[i + 1] ? "  " : "\n");
+            (void)fprintf(to, "%-*s%s", columns[i + 1] ? (int)widths[i] : 0, columns[i],
+                          columns[i + 1] ? "  " : "\n");
         }
     }
     cJSON_ArrayForEach(it, list)
@@ -136,7 +137,8 @@ void print_table(const cJSON *list, const char *const *columns, FILE *to)
         }
         for (size_t i = 0; columns[i]; i++) {
             print_scalar(print_member(it, columns[i]), cell, sizeof cell);
-            (void)fprintf(to, "%-*s%s", columns[i + 1] ? (int)widths[i] : 0, cell, columns[i + 1] ? "  " : "\n");
+            (void)fprintf(to, "%-*s%s", columns[i + 1] ? (int)widths[i] : 0, cell,
+                          columns[i + 1] ? "  " : "\n");
         }
     }
 }

@@ -10,11 +10,12 @@
 /* "name: value" for every member; nested objects are indented, control characters made harmless. */
 void print_object(const cJSON *object, int indent, FILE *to);
 
-/* One line for each element of `list`: the members `columns` (null-terminated) side by side under a heading, or the
- * element itself when it is a text. */
+/* One line for each element of `list`: the members `columns` (null-terminated) side by side under a
+ * heading, or the element itself when it is a text. */
 void print_table(const cJSON *list, const char *const *columns, FILE *to);
 
-/* Replaces control characters, but for those in `allowed`, by blanks: text from outside must not steer a terminal. */
+/* Replaces control characters, but for those in `allowed`, by blanks: text from outside must not
+ * steer a terminal. */
 void print_tame(char *text, const char *allowed);
 
 #endif

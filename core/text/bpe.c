@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Merging one piece: the pair with the lowest rank first, the leftmost among equals. A heap over linked symbols keeps
- * it at n log n; an entry is stale when its symbol's present merge has another rank. */
+/* Merging one piece: the pair with the lowest rank first, the leftmost among equals. A heap over
+ * linked symbols keeps it at n log n; an entry is stale when its symbol's present merge has another
+ * rank. */
 #include "config.h"
 
 #include "text/tokenizer_internal.h"
@@ -115,7 +116,8 @@ static void bpe_merge_all(struct bpe *bpe, const struct tokenizer *tok)
 static int bpe_reserve(struct bpe *bpe, size_t n, struct claas_error *err)
 {
     if (n > INT32_MAX) {
-        return err_set(err, CLAAS_ERR_INVALID, "text", "cannot tokenise a piece of %zu bytes: too long", n);
+        return err_set(err, CLAAS_ERR_INVALID, "text",
+                       "cannot tokenise a piece of %zu bytes: too long", n);
     }
     if (mem_grow((void **)&bpe->symbols, &bpe->symbols_cap, n, sizeof *bpe->symbols) ||
         mem_grow((void **)&bpe->heap, &bpe->heap_cap, 3 * n, sizeof *bpe->heap)) {

@@ -28,7 +28,9 @@ static const char *part_text(const cJSON *part)
     }
     const cJSON *text = cJSON_IsObject(part) ? json_get(part, "text") : NULL;
     const cJSON *content = cJSON_IsObject(part) ? json_get(part, "content") : NULL;
-    return cJSON_IsString(text) ? text->valuestring : cJSON_IsString(content) ? content->valuestring : NULL;
+    return cJSON_IsString(text)      ? text->valuestring
+           : cJSON_IsString(content) ? content->valuestring
+                                     : NULL;
 }
 
 int text_content_coerce(const cJSON *content, struct buf *out, struct claas_error *err)

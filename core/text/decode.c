@@ -26,7 +26,12 @@ static int continues(unsigned char lead, size_t i, unsigned char c)
 static size_t character_part(const char *s, size_t n, int *whole)
 {
     unsigned char lead = (unsigned char)s[0];
-    size_t want = lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
+    size_t want = lead < 0x80   ? 1
+                  : lead < 0xC2 ? 0
+                  : lead < 0xE0 ? 2
+                  : lead < 0xF0 ? 3
+                  : lead < 0xF5 ? 4
+                                : 0;
     size_t have = 1;
     while (have < want && have < n && continues(lead, have, (unsigned char)s[have])) {
         have++;
@@ -60,12 +65,12 @@ static size_t add_valid(const char *s, size_t n, int final, struct buf *out)
 }
 
 /* The bytes that an id shows; INVALID when there is no such id. */
-static int shown_piece(const struct tokenizer *tok, int32_t id, unsigned flags, const char **bytes, size_t *n,
-                       struct claas_error *err)
+static int shown_piece(const struct tokenizer *tok, int32_t id, unsigned flags, const char **bytes,
+                       size_t *n, struct claas_error *err)
 {
     if (tokenizer_piece(tok, id, bytes, n)) {
-        return err_set(err, CLAAS_ERR_INVALID, "ids", "cannot decode token %d: the vocabulary has %zu", id,
-                       tokenizer_vocab(tok));
+        return err_set(err, CLAAS_ERR_INVALID, "ids",
+                       "cannot decode token %d: the vocabulary has %zu", id, tokenizer_vocab(tok));
     }
     if (tokenizer_type(tok, id) == TOKEN_CONTROL && !(flags & CLAAS_SPECIAL)) {
         *n = 0;
@@ -73,8 +78,8 @@ static int shown_piece(const struct tokenizer *tok, int32_t id, unsigned flags, 
     return 0;
 }
 
-int tokenizer_decode(const struct tokenizer *tok, const int32_t *ids, size_t n, unsigned flags, struct buf *out,
-                     struct claas_error *err)
+int tokenizer_decode(const struct tokenizer *tok, const int32_t *ids, size_t n, unsigned flags,
+                     struct buf *out, struct claas_error *err)
 {
     struct buf raw = BUF_INIT;
     int rc = 0;
@@ -94,8 +99,8 @@ int tokenizer_decode(const struct tokenizer *tok, const int32_t *ids, size_t n, 
     return rc;
 }
 
-int tokenizer_stream_add(struct tokenizer_stream *stream, const struct tokenizer *tok, int32_t id, unsigned flags,
-                         struct buf *out, struct claas_error *err)
+int tokenizer_stream_add(struct tokenizer_stream *stream, const struct tokenizer *tok, int32_t id,
+                         unsigned flags, struct buf *out, struct claas_error *err)
 {
     const char *bytes = NULL;
     size_t n = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Text to ids: added tokens are cut out of the raw text, the rest is normalised, added tokens are cut out of that,
- * and what remains goes piece by piece through merging. */
+/* Text to ids: added tokens are cut out of the raw text, the rest is normalised, added tokens are
+ * cut out of that, and what remains goes piece by piece through merging. */
 #include "config.h"
 
 #include "text/tokenizer_internal.h"
@@ -29,8 +29,9 @@ int added_set_init(struct added_set *set, struct claas_error *err)
     for (size_t i = 0; i < set->n; i++) {
         set->first[(unsigned char)set->items[i].s[0] + 1]++;
         if (i > 0 && added_compare(&set->items[i - 1], &set->items[i]) == 0) {
-            return err_set(err, CLAAS_ERR_INVALID, "tokens", "tokens %d and %d are the same added token",
-                           set->items[i - 1].id, set->items[i].id);
+            return err_set(err, CLAAS_ERR_INVALID, "tokens",
+                           "tokens %d and %d are the same added token", set->items[i - 1].id,
+                           set->items[i].id);
         }
     }
     for (size_t b = 0; b < 256; b++) {
@@ -47,7 +48,8 @@ void added_set_clear(struct added_set *set)
 }
 
 /* First item of [low, high), all longer than `depth`, whose byte at `depth` is at least `byte`. */
-static size_t added_bound(const struct added_set *set, size_t low, size_t high, size_t depth, unsigned byte)
+static size_t added_bound(const struct added_set *set, size_t low, size_t high, size_t depth,
+                          unsigned byte)
 {
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -150,9 +152,10 @@ static int encode_pieces(struct encoding *e, const char *s, size_t n)
 
 static int encode_stretch(struct encoding *e, const char *s, size_t n, int normalized);
 
-/* Cuts the tokens of one set out of s and hands the stretches between them on. A control token that is not recognised
- * still hides what stands inside it, as in the reference. */
-static int encode_around(struct encoding *e, const struct added_set *set, const char *s, size_t n, int normalized)
+/* Cuts the tokens of one set out of s and hands the stretches between them on. A control token that
+ * is not recognised still hides what stands inside it, as in the reference. */
+static int encode_around(struct encoding *e, const struct added_set *set, const char *s, size_t n,
+                         int normalized)
 {
     size_t done = 0;
     int rc = 0;
@@ -175,7 +178,8 @@ static int encode_around(struct encoding *e, const struct added_set *set, const 
     return rc || done >= n ? rc : encode_stretch(e, s + done, n - done, normalized);
 }
 
-/* What lies between added tokens: normalise, look for those of the second kind, then cut into pieces. */
+/* What lies between added tokens: normalise, look for those of the second kind, then cut into
+ * pieces. */
 static int encode_stretch(struct encoding *e, const char *s, size_t n, int normalized)
 {
     if (normalized) {
@@ -184,7 +188,8 @@ static int encode_stretch(struct encoding *e, const char *s, size_t n, int norma
     char *owned = NULL;
     int rc = e->tok->nfc ? text_nfc(s, n, &s, &n, &owned, e->err) : 0;
     if (!rc) {
-        rc = e->tok->normalized.n > 0 ? encode_around(e, &e->tok->normalized, s, n, 1) : encode_pieces(e, s, n);
+        rc = e->tok->normalized.n > 0 ? encode_around(e, &e->tok->normalized, s, n, 1)
+                                      : encode_pieces(e, s, n);
     }
     free(owned);
     return rc;
@@ -197,11 +202,15 @@ int tokenizer_encode(const struct tokenizer *tok, const char *text, size_t n, un
         return err_set(err, CLAAS_ERR_INVALID, "text", "cannot tokenise text of %zu bytes: %s", n,
                        n > INT32_MAX ? "too long" : "not valid UTF-8");
     }
-    struct encoding e = { .tok = tok, .control = (flags & CLAAS_SPECIAL) != 0, .out = out, .err = err };
+    struct encoding e = {
+        .tok = tok, .control = (flags & CLAAS_SPECIAL) != 0, .out = out, .err = err
+    };
     size_t len = out->len;
-    int rc = (flags & TOKENIZER_BOS) && tokenizer_adds_bos(tok) ? token_list_add(out, tok->bos, err) : 0;
+    int rc = (flags & TOKENIZER_BOS) && tokenizer_adds_bos(tok) ? token_list_add(out, tok->bos, err)
+                                                                : 0;
     if (!rc && n > 0) {
-        rc = tok->raw.n > 0 ? encode_around(&e, &tok->raw, text, n, 0) : encode_stretch(&e, text, n, 0);
+        rc = tok->raw.n > 0 ? encode_around(&e, &tok->raw, text, n, 0)
+                            : encode_stretch(&e, text, n, 0);
     }
     bpe_clear(&e.bpe);
     if (rc) {

@@ -49,7 +49,8 @@ static int message_append(cJSON *message, const char *feedback, struct claas_err
     return 0;
 }
 
-int hindsight_messages(const cJSON *messages, const char *feedback, cJSON **out, struct claas_error *err)
+int hindsight_messages(const cJSON *messages, const char *feedback, cJSON **out,
+                       struct claas_error *err)
 {
     cJSON *copy = cJSON_Duplicate(messages, 1);
     if (!copy) {

@@ -11,9 +11,10 @@
 
 #include <stdlib.h>
 
-/* Characters that tokenizers leave alone although the library would move or compose them: their tables end with
- * Unicode 9, and what came later is to them a character that nothing is known of. U+11A7 is another matter: the library
- * swallows it behind a Hangul syllable, which is a mistake. */
+/* Characters that tokenizers leave alone although the library would move or compose them: their
+ * tables end with Unicode 9, and what came later is to them a character that nothing is known of.
+ * U+11A7 is another matter: the library swallows it behind a Hangul syllable, which is a mistake.
+ */
 static const struct {
     uint32_t first;
     uint32_t last;
@@ -49,10 +50,11 @@ static int nfc_add(const char *s, size_t n, struct buf *out, struct claas_error 
 {
     utf8proc_uint8_t *mapped = NULL;
     utf8proc_ssize_t len = n == 0 ? 0
-                                  : utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &mapped,
-                                                 UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+                                  : utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n,
+                                                 &mapped, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     if (len < 0) {
-        return err_set(err, CLAAS_ERR_INTERNAL, "text", "cannot normalise text: %s", utf8proc_errmsg(len));
+        return err_set(err, CLAAS_ERR_INTERNAL, "text", "cannot normalise text: %s",
+                       utf8proc_errmsg(len));
     }
     buf_add(out, mapped, (size_t)len);
     free(mapped);
@@ -76,7 +78,8 @@ static int nfc_stretches(const char *s, size_t n, struct buf *out, struct claas_
     return rc ? rc : nfc_add(s + done, n - done, out, err);
 }
 
-int text_nfc(const char *s, size_t n, const char **out, size_t *out_n, char **owned, struct claas_error *err)
+int text_nfc(const char *s, size_t n, const char **out, size_t *out_n, char **owned,
+             struct claas_error *err)
 {
     size_t ascii = 0;
     while (ascii < n && (unsigned char)s[ascii] < 0x80) {

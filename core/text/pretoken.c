@@ -21,11 +21,11 @@ static const struct {
     const char *name;
     const struct pretoken_rule *rule;
 } pretoken_names[] = {
-    { "smollm", &rule_smollm },   { "starcoder", &rule_smollm }, { "refact", &rule_smollm },
-    { "gpt-2", &rule_gpt2 },      { "gpt2", &rule_gpt2 },        { "phi-2", &rule_gpt2 },
-    { "mpt", &rule_gpt2 },        { "olmo", &rule_gpt2 },        { "llama-bpe", &rule_llama3 },
-    { "llama3", &rule_llama3 },   { "llama-v3", &rule_llama3 },  { "falcon3", &rule_llama3 },
-    { "pixtral", &rule_llama3 },  { "qwen2", &rule_qwen2 },      { "deepseek-r1-qwen", &rule_qwen2 },
+    { "smollm", &rule_smollm },  { "starcoder", &rule_smollm }, { "refact", &rule_smollm },
+    { "gpt-2", &rule_gpt2 },     { "gpt2", &rule_gpt2 },        { "phi-2", &rule_gpt2 },
+    { "mpt", &rule_gpt2 },       { "olmo", &rule_gpt2 },        { "llama-bpe", &rule_llama3 },
+    { "llama3", &rule_llama3 },  { "llama-v3", &rule_llama3 },  { "falcon3", &rule_llama3 },
+    { "pixtral", &rule_llama3 }, { "qwen2", &rule_qwen2 },      { "deepseek-r1-qwen", &rule_qwen2 },
 };
 
 int pretoken_rule_find(const char *name, const struct pretoken_rule **out, struct claas_error *err)
@@ -36,9 +36,10 @@ int pretoken_rule_find(const char *name, const struct pretoken_rule **out, struc
             return 0;
         }
     }
-    return err_set(err, CLAAS_ERR_UNSUPPORTED, "pre",
-                   "cannot tokenise for pre-tokenizer '%.60s': known are smollm, gpt-2, llama-bpe and qwen2",
-                   name);
+    return err_set(
+        err, CLAAS_ERR_UNSUPPORTED, "pre",
+        "cannot tokenise for pre-tokenizer '%.60s': known are smollm, gpt-2, llama-bpe and qwen2",
+        name);
 }
 
 const char *pretoken_name_of_regex(const char *regex)
@@ -107,7 +108,8 @@ static size_t scan_contraction(const struct scan *t, int any_case)
     return (b == 'e' && (a == 'r' || a == 'v')) || (a == 'l' && b == 'l') ? 3 : 0;
 }
 
-/* White space from 0 to e: all of it at the end of the stretch, else all but its last character, but at least one. */
+/* White space from 0 to e: all of it at the end of the stretch, else all but its last character,
+ * but at least one. */
 static size_t scan_blanks(const struct scan *t, size_t e)
 {
     if (e == t->n) {
@@ -166,7 +168,8 @@ static size_t scan_llama3(const struct scan *t, int digits)
     if (first.c != '\r' && first.c != '\n' && second.class == UNICODE_LETTER) {
         return scan_run(t, first.len, UNICODE_LETTER);
     }
-    size_t start = first.c == ' ' && second.len > 0 && second.class == UNICODE_OTHER ? first.len : 0;
+    size_t start = first.c == ' ' && second.len > 0 && second.class == UNICODE_OTHER ? first.len
+                                                                                     : 0;
     size_t end = scan_run(t, start, UNICODE_OTHER);
     if (end == start) {
         return scan_lines(t, scan_run(t, 0, UNICODE_SPACE));
@@ -177,7 +180,8 @@ static size_t scan_llama3(const struct scan *t, int digits)
     return end;
 }
 
-/* What the first stage of SmolLM2 cuts out. Its tables are newer than the others': two ranges of Unicode 17. */
+/* What the first stage of SmolLM2 cuts out. Its tables are newer than the others': two ranges of
+ * Unicode 17. */
 static int scan_is_digit(const struct scan_char *ch)
 {
     return ch->class == UNICODE_NUMBER || (ch->c >= 0x11DE0 && ch->c <= 0x11DE9) ||
@@ -190,8 +194,9 @@ static size_t scan_smollm(const struct scan *t)
     if (scan_is_digit(&ch)) {
         return ch.len;
     }
-    /* A digit ends the stretch that the second stage sees. Every rule of it but the contractions stops at a digit by
-     * itself; white space cares which kind of end it meets, so the stretch is cut when the first piece reaches one. */
+    /* A digit ends the stretch that the second stage sees. Every rule of it but the contractions
+     * stops at a digit by itself; white space cares which kind of end it meets, so the stretch is
+     * cut when the first piece reaches one. */
     struct scan stretch = *t;
     size_t n = scan_gpt2(&stretch);
     size_t spaces = ch.class == UNICODE_SPACE ? scan_run(t, 0, UNICODE_SPACE) : 0;

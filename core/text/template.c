@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The templates of the ChatML family: turns between <|im_start|>role and <|im_end|>, with or without a default system
- * message in front. */
+/* The templates of the ChatML family: turns between <|im_start|>role and <|im_end|>, with or
+ * without a default system message in front. */
 #include "config.h"
 
 #include "text/template.h"
@@ -17,7 +17,8 @@
 
 struct chat_template {
     const char *name;
-    const char *default_system; /* put in front when the first message is no system message; null: nothing is */
+    /* Put in front when the first message is no system message; null: nothing is. */
+    const char *default_system;
 };
 
 static const struct chat_template chatml = { "chatml", NULL };
@@ -28,24 +29,26 @@ static const struct chat_template *const templates[] = { &chatml, &smollm2 };
 
 /* The sources by which a template is known, without blanks and line feeds, with single quotes. */
 #define LOOP "{%formessageinmessages%}"
-#define TURN                                                                                              \
+#define TURN \
     "{{'<|im_start|>'+message['role']+'\\n'+message['content']+'<|im_end|>'+'\\n'}}{%endfor%}"
 #define GENERATION "{%ifadd_generation_prompt%}{{'<|im_start|>assistant\\n'}}{%endif%}"
+#define NO_PROMPT \
+    "{%ifnotadd_generation_promptisdefined%}{%setadd_generation_prompt=false%}{%endif%}"
+#define SMOLLM2_SYSTEM                                                                      \
+    "{%ifloop.firstandmessages[0]['role']!='system'%}{{'<|im_start|>system\\nYouareahelpful" \
+    "AIassistantnamedSmolLM,trainedbyHuggingFace<|im_end|>\\n'}}{%endif%}"
 static const struct {
     const char *source;
     const struct chat_template *is;
 } sources[] = {
     { LOOP TURN GENERATION, &chatml },
-    { "{%ifnotadd_generation_promptisdefined%}{%setadd_generation_prompt=false%}{%endif%}" LOOP TURN GENERATION,
-      &chatml },
-    { LOOP "{%ifloop.firstandmessages[0]['role']!='system'%}{{'<|im_start|>system\\nYouareahelpfulAIassistant"
-           "namedSmolLM,trainedbyHuggingFace<|im_end|>\\n'}}{%endif%}" TURN GENERATION,
-      &smollm2 },
+    { NO_PROMPT LOOP TURN GENERATION, &chatml },
+    { LOOP SMOLLM2_SYSTEM TURN GENERATION, &smollm2 },
 };
 
-/* Makes sources comparable that differ only in how they were typed: blanks go, a line feed inside of a literal is
- * spelled \n, double quotes become single ones. Blanks in the default system text go as well: no two known sources
- * differ in those. */
+/* Makes sources comparable that differ only in how they were typed: blanks go, a line feed inside
+ * of a literal is spelled \n, double quotes become single ones. Blanks in the default system text
+ * go as well: no two known sources differ in those. */
 static char *source_canonical(const char *source)
 {
     struct buf b = BUF_INIT;
@@ -62,7 +65,8 @@ static char *source_canonical(const char *source)
     return buf_take(&b);
 }
 
-static int template_recognise(const char *source, const struct chat_template **out, struct claas_error *err)
+static int template_recognise(const char *source, const struct chat_template **out,
+                              struct claas_error *err)
 {
     char *canonical = source_canonical(source);
     if (!canonical) {
@@ -75,7 +79,8 @@ static int template_recognise(const char *source, const struct chat_template **o
     free(canonical);
     if (!found) {
         return err_set(err, CLAAS_ERR_UNSUPPORTED, "chat_template",
-                       "cannot use the model's chat template: not one of those known; name one of chatml, smollm2");
+                       "cannot use the model's chat template: not one of those known; name one of "
+                       "chatml, smollm2");
     }
     *out = found;
     return 0;
@@ -95,8 +100,9 @@ int chat_template_choose(const char *name, const char *source, const struct chat
                        "unknown chat template '%.60s': known are chatml, smollm2", name);
     }
     if (!source || !source[0]) {
-        return err_set(err, CLAAS_ERR_UNSUPPORTED, "chat_template",
-                       "cannot render a chat: the model has no chat template; name one of chatml, smollm2");
+        return err_set(
+            err, CLAAS_ERR_UNSUPPORTED, "chat_template",
+            "cannot render a chat: the model has no chat template; name one of chatml, smollm2");
     }
     return template_recognise(source, out, err);
 }
@@ -158,24 +164,27 @@ static int message_role(const cJSON *message, int at, const char **role, struct 
     }
     const cJSON *calls = json_get(message, "tool_calls");
     if (calls && !(cJSON_IsArray(calls) && !calls->child)) {
-        return err_set(err, CLAAS_ERR_UNSUPPORTED, "messages", "message %d has tool calls: not supported", at);
+        return err_set(err, CLAAS_ERR_UNSUPPORTED, "messages",
+                       "message %d has tool calls: not supported", at);
     }
     *role = it->valuestring;
     return 0;
 }
 
-static int render_message(struct rendering *r, const cJSON *message, const char *role, struct claas_error *err)
+static int render_message(struct rendering *r, const cJSON *message, const char *role,
+                          struct claas_error *err)
 {
     int rc = render_open(r, role, err);
     rc = rc ? rc : text_content_coerce(json_get(message, "content"), r->text, err);
     return rc ? rc : render_close(r, err);
 }
 
-static int render_all(const struct chat_template *t, const cJSON *messages, unsigned flags, struct rendering *r,
-                      struct claas_error *err)
+static int render_all(const struct chat_template *t, const cJSON *messages, unsigned flags,
+                      struct rendering *r, struct claas_error *err)
 {
     if (!cJSON_IsArray(messages) || !messages->child) {
-        return err_set(err, CLAAS_ERR_INVALID, "messages", "'messages' must be a list of at least one message");
+        return err_set(err, CLAAS_ERR_INVALID, "messages",
+                       "'messages' must be a list of at least one message");
     }
     int rc = 0;
     int at = 0;
@@ -195,8 +204,8 @@ static int render_all(const struct chat_template *t, const cJSON *messages, unsi
     return rc || !r->text->failed ? rc : err_oom(err, "rendering a chat");
 }
 
-int chat_render_text(const struct chat_template *t, const cJSON *messages, unsigned flags, struct buf *out,
-                     struct claas_error *err)
+int chat_render_text(const struct chat_template *t, const cJSON *messages, unsigned flags,
+                     struct buf *out, struct claas_error *err)
 {
     struct rendering r = { .text = out };
     int rc = render_all(t, messages, flags, &r, err);
@@ -205,22 +214,24 @@ int chat_render_text(const struct chat_template *t, const cJSON *messages, unsig
 }
 
 /* Control tokens only where the template put them. */
-static int encode_safely(const struct tokenizer *tok, const struct rendering *r, const char *text, size_t n,
-                         struct token_list *ids, struct claas_error *err)
+static int encode_safely(const struct tokenizer *tok, const struct rendering *r, const char *text,
+                         size_t n, struct token_list *ids, struct claas_error *err)
 {
     size_t done = 0;
     int rc = 0;
     for (size_t i = 0; i < r->n_control && !rc; i++) {
         const struct span *c = &r->control[i];
         rc = tokenizer_encode(tok, text + done, c->from - done, 0, ids, err);
-        rc = rc ? rc : tokenizer_encode(tok, text + c->from, c->to - c->from, CLAAS_SPECIAL, ids, err);
+        rc = rc ? rc
+                : tokenizer_encode(tok, text + c->from, c->to - c->from, CLAAS_SPECIAL, ids, err);
         done = c->to;
     }
     return rc ? rc : tokenizer_encode(tok, text + done, n - done, 0, ids, err);
 }
 
-int chat_render_ids(const struct chat_template *t, const struct tokenizer *tok, const cJSON *messages, unsigned flags,
-                    struct token_list *ids, struct buf *text, struct claas_error *err)
+int chat_render_ids(const struct chat_template *t, const struct tokenizer *tok,
+                    const cJSON *messages, unsigned flags, struct token_list *ids, struct buf *text,
+                    struct claas_error *err)
 {
     struct buf rendered = BUF_INIT;
     struct rendering r = { .text = &rendered };
@@ -228,8 +239,9 @@ int chat_render_ids(const struct chat_template *t, const struct tokenizer *tok, 
     int rc = render_all(t, messages, flags, &r, err);
     if (!rc) {
         const char *s = buf_str(&rendered);
-        rc = flags & CHAT_SAFE_CONTENT ? encode_safely(tok, &r, s, rendered.len, ids, err)
-                                       : tokenizer_encode(tok, s, rendered.len, CLAAS_SPECIAL, ids, err);
+        rc = flags & CHAT_SAFE_CONTENT
+                 ? encode_safely(tok, &r, s, rendered.len, ids, err)
+                 : tokenizer_encode(tok, s, rendered.len, CLAAS_SPECIAL, ids, err);
     }
     if (rc) {
         ids->len = len;

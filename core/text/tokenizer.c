@@ -79,8 +79,9 @@ static size_t token_len(const struct tokenizer *tok, int32_t id)
 static int32_t *token_slot(const struct tokenizer *tok, const char *bytes, size_t n)
 {
     size_t at = bytes_hash(bytes, n) & tok->slot_mask;
-    while (tok->slots[at] >= 0 && (token_len(tok, tok->slots[at]) != n ||
-                                   memcmp(tok->bytes + tok->starts[tok->slots[at]], bytes, n) != 0)) {
+    while (tok->slots[at] >= 0 &&
+           (token_len(tok, tok->slots[at]) != n ||
+            memcmp(tok->bytes + tok->starts[tok->slots[at]], bytes, n) != 0)) {
         at = (at + 1) & tok->slot_mask;
     }
     return &tok->slots[at];
@@ -101,7 +102,8 @@ static size_t merge_slot(const struct tokenizer *tok, int32_t left, int32_t righ
 {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
     size_t at = (key * 0x9E3779B97F4A7C15u >> 32) & tok->merge_mask;
-    while (tok->merges[at].left >= 0 && (tok->merges[at].left != left || tok->merges[at].right != right)) {
+    while (tok->merges[at].left >= 0 &&
+           (tok->merges[at].left != left || tok->merges[at].right != right)) {
         at = (at + 1) & tok->merge_mask;
     }
     return at;
@@ -132,18 +134,20 @@ static int spec_check(const struct tokenizer_spec *spec, struct claas_error *err
 {
     if (spec->n_tokens == 0 || spec->n_tokens > TOKENS_MAX || spec->n_merges > 4u * TOKENS_MAX) {
         return err_set(err, CLAAS_ERR_INVALID, "tokens",
-                       "cannot make a tokenizer of %zu tokens and %zu merges: out of range", spec->n_tokens,
-                       spec->n_merges);
+                       "cannot make a tokenizer of %zu tokens and %zu merges: out of range",
+                       spec->n_tokens, spec->n_merges);
     }
     size_t bytes = 0;
     for (size_t id = 0; id < spec->n_tokens; id++) {
         int type = spec_type(spec, id);
         if (type == TOKEN_BYTE) {
             return err_set(err, CLAAS_ERR_UNSUPPORTED, "token_type",
-                           "cannot use token %zu: byte tokens belong to another kind of tokenizer", id);
+                           "cannot use token %zu: byte tokens belong to another kind of tokenizer",
+                           id);
         }
         if (type < 0 || type > TOKEN_BYTE || (type == 0 && spec->tokens[id].s)) {
-            return err_set(err, CLAAS_ERR_INVALID, "token_type", "token %zu has the unknown type %d", id, type);
+            return err_set(err, CLAAS_ERR_INVALID, "token_type",
+                           "token %zu has the unknown type %d", id, type);
         }
         size_t n = type ? spec->tokens[id].n : 0;
         if (n > UINT32_MAX - bytes) {
@@ -157,7 +161,8 @@ static int spec_check(const struct tokenizer_spec *spec, struct claas_error *err
     return 0;
 }
 
-static int tokenizer_alloc(struct tokenizer *tok, const struct tokenizer_spec *spec, struct claas_error *err)
+static int tokenizer_alloc(struct tokenizer *tok, const struct tokenizer_spec *spec,
+                           struct claas_error *err)
 {
     size_t bytes = 1;
     for (size_t id = 0; id < spec->n_tokens; id++) {
@@ -184,8 +189,8 @@ static int tokenizer_alloc(struct tokenizer *tok, const struct tokenizer_spec *s
     return 0;
 }
 
-/* Raw bytes and types of all tokens. A normal token that is not spelled in byte symbols can never be made by merging:
- * it keeps its spelling, for decoding, and counts as unused. */
+/* Raw bytes and types of all tokens. A normal token that is not spelled in byte symbols can never
+ * be made by merging: it keeps its spelling, for decoding, and counts as unused. */
 static void tokenizer_add_bytes(struct tokenizer *tok, const struct tokenizer_spec *spec)
 {
     uint32_t at = 0;
@@ -210,7 +215,8 @@ static void tokenizer_add_slots(struct tokenizer *tok)
     for (int normal = 1; normal >= 0; normal--) {
         for (size_t id = 0; id < tok->n_tokens; id++) {
             size_t n = token_len(tok, (int32_t)id);
-            if (n == 0 || tok->types[id] == TOKEN_UNUSED || (tok->types[id] == TOKEN_NORMAL) != normal) {
+            if (n == 0 || tok->types[id] == TOKEN_UNUSED ||
+                (tok->types[id] == TOKEN_NORMAL) != normal) {
                 continue;
             }
             int32_t *slot = token_slot(tok, tok->bytes + tok->starts[id], n);
@@ -226,8 +232,8 @@ static void tokenizer_add_slots(struct tokenizer *tok)
     }
 }
 
-static int tokenizer_add_merge(struct tokenizer *tok, const struct token_text *text, uint32_t rank, char *raw,
-                               struct claas_error *err)
+static int tokenizer_add_merge(struct tokenizer *tok, const struct token_text *text, uint32_t rank,
+                               char *raw, struct claas_error *err)
 {
     const char *space = memchr(text->s, ' ', text->n);
     int64_t a = -1;
@@ -243,14 +249,16 @@ static int tokenizer_add_merge(struct tokenizer *tok, const struct token_text *t
     int32_t result = left >= 0 && right >= 0 ? token_of_bytes(tok, raw, (size_t)(a + b)) : -1;
     if (result < 0) {
         int shown = text->n > 60 || !utf8_valid(text->s, text->n) ? 0 : (int)text->n;
-        return err_set(err, CLAAS_ERR_INVALID, "merges", "merge %u '%.*s' is not of two tokens that make a third",
-                       rank, shown, text->s);
+        return err_set(err, CLAAS_ERR_INVALID, "merges",
+                       "merge %u '%.*s' is not of two tokens that make a third", rank, shown,
+                       text->s);
     }
     tok->merges[merge_slot(tok, left, right)] = (struct merge){ left, right, rank, result };
     return 0;
 }
 
-static int tokenizer_add_merges(struct tokenizer *tok, const struct tokenizer_spec *spec, struct claas_error *err)
+static int tokenizer_add_merges(struct tokenizer *tok, const struct tokenizer_spec *spec,
+                                struct claas_error *err)
 {
     size_t longest = 0;
     for (size_t i = 0; i < spec->n_merges; i++) {
@@ -269,7 +277,8 @@ static int tokenizer_add_merges(struct tokenizer *tok, const struct tokenizer_sp
 }
 
 /* Added tokens into the two sets that are searched in text. */
-static int tokenizer_add_added(struct tokenizer *tok, const struct tokenizer_spec *spec, struct claas_error *err)
+static int tokenizer_add_added(struct tokenizer *tok, const struct tokenizer_spec *spec,
+                               struct claas_error *err)
 {
     size_t n = 0;
     size_t bytes = 0;
@@ -286,7 +295,8 @@ static int tokenizer_add_added(struct tokenizer *tok, const struct tokenizer_spe
     }
     for (size_t id = 0; id < tok->n_tokens; id++) {
         struct added a = { tok->bytes + tok->starts[id], token_len(tok, (int32_t)id), (int32_t)id,
-                           spec->added_flags ? spec->added_flags[id] : 0, tok->types[id] == TOKEN_CONTROL };
+                           spec->added_flags ? spec->added_flags[id] : 0,
+                           tok->types[id] == TOKEN_CONTROL };
         if ((!a.control && tok->types[id] != TOKEN_USER) || a.n == 0) {
             continue;
         }
@@ -317,11 +327,12 @@ static int tokenizer_add_added(struct tokenizer *tok, const struct tokenizer_spe
     return rc ? rc : added_set_init(&tok->normalized, err);
 }
 
-static int id_check(const struct tokenizer *tok, int32_t id, const char *which, struct claas_error *err)
+static int id_check(const struct tokenizer *tok, int32_t id, const char *which,
+                    struct claas_error *err)
 {
     if (id < -1 || (id >= 0 && ((size_t)id >= tok->n_tokens || tok->types[id] == 0))) {
-        return err_set(err, CLAAS_ERR_INVALID, which, "the %s token %d is not in the vocabulary of %zu", which, id,
-                       tok->n_tokens);
+        return err_set(err, CLAAS_ERR_INVALID, which,
+                       "the %s token %d is not in the vocabulary of %zu", which, id, tok->n_tokens);
     }
     return 0;
 }
@@ -337,7 +348,8 @@ int tokenizer_set_ends(struct tokenizer *tok, int32_t bos, int32_t eos, struct c
     return rc;
 }
 
-static int tokenizer_fill(struct tokenizer *tok, const struct tokenizer_spec *spec, struct claas_error *err)
+static int tokenizer_fill(struct tokenizer *tok, const struct tokenizer_spec *spec,
+                          struct claas_error *err)
 {
     int rc = tokenizer_alloc(tok, spec, err);
     if (rc) {
@@ -355,11 +367,13 @@ static int tokenizer_fill(struct tokenizer *tok, const struct tokenizer_spec *sp
     return rc ? rc : tokenizer_add_added(tok, spec, err);
 }
 
-int tokenizer_new(const struct tokenizer_spec *spec, struct tokenizer **out, struct claas_error *err)
+int tokenizer_new(const struct tokenizer_spec *spec, struct tokenizer **out,
+                  struct claas_error *err)
 {
     const struct pretoken_rule *rule = NULL;
     if (!spec->pre || !spec->pre[0]) {
-        return err_set(err, CLAAS_ERR_UNSUPPORTED, "pre", "cannot tokenise: the vocabulary names no pre-tokenizer");
+        return err_set(err, CLAAS_ERR_UNSUPPORTED, "pre",
+                       "cannot tokenise: the vocabulary names no pre-tokenizer");
     }
     int rc = pretoken_rule_find(spec->pre, &rule, err);
     rc = rc ? rc : spec_check(spec, err);
@@ -459,7 +473,8 @@ static void identity_add_u32(struct sha256 *s, uint32_t v)
     sha256_add(s, le, sizeof le);
 }
 
-/* Control and user tokens count alike: which of them a file calls special differs between formats. */
+/* Control and user tokens count alike: which of them a file calls special differs between formats.
+ */
 static void identity_add_tokens(struct sha256 *s, const struct tokenizer *tok)
 {
     for (size_t id = 0; id < tok->n_tokens; id++) {
@@ -470,7 +485,8 @@ static void identity_add_tokens(struct sha256 *s, const struct tokenizer *tok)
     sha256_add(s, tok->bytes, tok->starts[tok->n_tokens]);
 }
 
-int tokenizer_identity(const struct tokenizer *tok, struct claas_digest *out, struct claas_error *err)
+int tokenizer_identity(const struct tokenizer *tok, struct claas_digest *out,
+                       struct claas_error *err)
 {
     struct merge *sorted = mem_array(tok->n_merges, sizeof *sorted);
     struct sha256 *s = sha256_new();

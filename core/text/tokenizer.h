@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Byte-level BPE tokenizers: made from a neutral description (a GGUF reader fills one) or from a Hugging Face
- * tokenizer.json; text to ids, ids to text, and a stream decoder that never shows half a character.
- * A finished tokenizer never changes: any number of threads may use it at once. */
+/* Byte-level BPE tokenizers: made from a neutral description (a GGUF reader fills one) or from a
+ * Hugging Face tokenizer.json; text to ids, ids to text, and a stream decoder that never shows half
+ * a character. A finished tokenizer never changes: any number of threads may use it at once. */
 #ifndef TEXT_TOKENIZER_H
 #define TEXT_TOKENIZER_H
 
@@ -41,35 +41,40 @@ struct token_text {
 /* What a tokenizer is made from. Everything is borrowed for the call to tokenizer_new only. */
 struct tokenizer_spec {
     size_t n_tokens;
-    const struct token_text *tokens; /* by id; TOKEN_NORMAL in byte symbols ("Ġthe"), the others raw (" <x>") */
-    const int32_t *types;            /* by id, enum token_type; null: all normal */
-    const uint8_t *added_flags;      /* by id, TOKEN_LSTRIP and so on; null: none */
+    /* By id; TOKEN_NORMAL in byte symbols ("Ġthe"), the others raw (" <x>"). */
+    const struct token_text *tokens;
+    const int32_t *types;       /* by id, enum token_type; null: all normal */
+    const uint8_t *added_flags; /* by id, TOKEN_LSTRIP and so on; null: none */
     size_t n_merges;
     const struct token_text *merges; /* "a b" in byte symbols, best first */
-    const char *pre;                 /* "smollm", "gpt-2", "llama-bpe", "qwen2" or another name for one of these */
-    int ignore_merges;               /* 1, 0, or -1: as is usual for `pre` */
-    int add_bos;                     /* 1, 0, or -1: as is usual for `pre` */
-    int nfc;                         /* 1, 0, or -1: as is usual for `pre` */
-    int32_t bos;                     /* -1: none, as for the next two */
+    const char *pre; /* "smollm", "gpt-2", "llama-bpe", "qwen2" or another name of one of these */
+    int ignore_merges; /* 1, 0, or -1: as is usual for `pre`; so are the next two */
+    int add_bos;
+    int nfc;
+    int32_t bos; /* -1: none, as for the next two */
     int32_t eos;
-    int32_t unk;                     /* what a byte missing from the vocabulary becomes; -1: nothing. Not GGUF's
-                                      * unknown_token_id: byte-level models leave such bytes out */
+    /* What a byte missing from the vocabulary becomes; -1: nothing. Not GGUF's unknown_token_id:
+     * byte-level models leave such bytes out. */
+    int32_t unk;
 };
 
 struct tokenizer;
 
-/* Makes a tokenizer. UNSUPPORTED: unknown `pre` (the message names it) or a vocabulary that is not byte-level.
- * INVALID: ids out of range, a merge whose parts or result are no tokens, a spelling that is not UTF-8. A normal token
- * that is not spelled in byte symbols is kept for decoding, but text never becomes it. */
-int tokenizer_new(const struct tokenizer_spec *spec, struct tokenizer **out, struct claas_error *err);
+/* Makes a tokenizer. UNSUPPORTED: unknown `pre` (the message names it) or a vocabulary that is not
+ * byte-level. INVALID: ids out of range, a merge whose parts or result are no tokens, a spelling
+ * that is not UTF-8. A normal token that is not spelled in byte symbols is kept for decoding, but
+ * text never becomes it. */
+int tokenizer_new(const struct tokenizer_spec *spec, struct tokenizer **out,
+                  struct claas_error *err);
 
-/* Reads a Hugging Face tokenizer.json: BPE, byte-level; both spellings of merges, added tokens with their flags,
- * the pre-tokenizer chain, normalizer null or NFC. bos and eos are not in that file: set them afterwards with
- * tokenizer_set_ends. Anything the file asks for that we cannot do is refused as UNSUPPORTED, by name. */
+/* Reads a Hugging Face tokenizer.json: BPE, byte-level; both spellings of merges, added tokens with
+ * their flags, the pre-tokenizer chain, normalizer null or NFC. bos and eos are not in that file:
+ * set them afterwards with tokenizer_set_ends. Anything the file asks for that we cannot do is
+ * refused as UNSUPPORTED, by name. */
 int tokenizer_load_json(const char *path, struct tokenizer **out, struct claas_error *err);
 
-/* The ends, where another file (tokenizer_config.json, config.json) knows them; only before it is shared. -1: none.
- * INVALID when an id is not in the vocabulary. */
+/* The ends, where another file (tokenizer_config.json, config.json) knows them; only before it is
+ * shared. -1: none. INVALID when an id is not in the vocabulary. */
 int tokenizer_set_ends(struct tokenizer *tok, int32_t bos, int32_t eos, struct claas_error *err);
 
 /* Null is fine. */
@@ -85,35 +90,39 @@ struct token_list {
 int token_list_add(struct token_list *list, int32_t id, struct claas_error *err);
 void token_list_clear(struct token_list *list);
 
-/* Flag of tokenizer_encode beside CLAAS_SPECIAL: put the first token in front when the tokenizer adds one by itself. */
+/* Flag of tokenizer_encode beside CLAAS_SPECIAL: put the first token in front when the tokenizer
+ * adds one by itself. */
 enum { TOKENIZER_BOS = 1 << 16 };
 
-/* Appends the ids of n bytes of UTF-8 (INVALID otherwise; on any error `out` is as it was). With CLAAS_SPECIAL control
- * tokens spelled in the text become that one id; without it they are text like any other. User tokens are always
- * found. A megabyte of one letter takes about as long as a megabyte of prose. */
+/* Appends the ids of n bytes of UTF-8 (INVALID otherwise; on any error `out` is as it was). With
+ * CLAAS_SPECIAL control tokens spelled in the text become that one id; without it they are text
+ * like any other. User tokens are always found. A megabyte of one letter takes about as long as a
+ * megabyte of prose. */
 int tokenizer_encode(const struct tokenizer *tok, const char *text, size_t n, unsigned flags,
                      struct token_list *out, struct claas_error *err);
 
-/* Appends the text of the ids: control tokens spelled out with CLAAS_SPECIAL, else left out; invalid UTF-8 replaced by
- * U+FFFD, one for each maximal part of a character. INVALID when an id is not in the vocabulary. */
-int tokenizer_decode(const struct tokenizer *tok, const int32_t *ids, size_t n, unsigned flags, struct buf *out,
-                     struct claas_error *err);
+/* Appends the text of the ids: control tokens spelled out with CLAAS_SPECIAL, else left out;
+ * invalid UTF-8 replaced by U+FFFD, one for each maximal part of a character. INVALID when an id is
+ * not in the vocabulary. */
+int tokenizer_decode(const struct tokenizer *tok, const int32_t *ids, size_t n, unsigned flags,
+                     struct buf *out, struct claas_error *err);
 
-/* Decoding token by token. Start from all zeros; what was handed out so far plus tokenizer_stream_end's rest is
- * exactly tokenizer_decode's text of all ids. */
+/* Decoding token by token. Start from all zeros; what was handed out so far plus
+ * tokenizer_stream_end's rest is exactly tokenizer_decode's text of all ids. */
 struct tokenizer_stream {
     char held[4]; /* the beginning of a character */
     size_t n_held;
 };
-int tokenizer_stream_add(struct tokenizer_stream *stream, const struct tokenizer *tok, int32_t id, unsigned flags,
-                         struct buf *out, struct claas_error *err);
+int tokenizer_stream_add(struct tokenizer_stream *stream, const struct tokenizer *tok, int32_t id,
+                         unsigned flags, struct buf *out, struct claas_error *err);
 /* Appends what is still held back, as U+FFFD, and resets the stream. */
 int tokenizer_stream_end(struct tokenizer_stream *stream, struct buf *out, struct claas_error *err);
 
 /* Number of ids, from 0; holes count. */
 size_t tokenizer_vocab(const struct tokenizer *tok);
-/* The raw bytes behind an id (not always valid UTF-8; borrowed, lives as long as the tokenizer); for a control token
- * its spelling; none for a hole or unused id. 0, or -1 when the id is out of range. */
+/* The raw bytes behind an id (not always valid UTF-8; borrowed, lives as long as the tokenizer);
+ * for a control token its spelling; none for a hole or unused id. 0, or -1 when the id is out of
+ * range. */
 int tokenizer_piece(const struct tokenizer *tok, int32_t id, const char **bytes, size_t *n);
 /* enum token_type, or 0 for a hole or an id out of range. */
 int tokenizer_type(const struct tokenizer *tok, int32_t id);
@@ -124,8 +133,10 @@ int32_t tokenizer_bos(const struct tokenizer *tok);
 int32_t tokenizer_eos(const struct tokenizer *tok);
 int tokenizer_adds_bos(const struct tokenizer *tok);
 
-/* Digest over everything that ids depend on (tokens, merges, rules): equal for a model's GGUF and its tokenizer.json
- * when they tokenise alike. For claas_model.tokenizer. Hashes the whole vocabulary: call it once and keep it. */
-int tokenizer_identity(const struct tokenizer *tok, struct claas_digest *out, struct claas_error *err);
+/* Digest over everything that ids depend on (tokens, merges, rules): equal for a model's GGUF and
+ * its tokenizer.json when they tokenise alike. For claas_model.tokenizer. Hashes the whole
+ * vocabulary: call it once and keep it. */
+int tokenizer_identity(const struct tokenizer *tok, struct claas_digest *out,
+                       struct claas_error *err);
 
 #endif

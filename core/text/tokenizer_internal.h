@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The inside of a tokenizer, shared by the files that make it, encode with it and decode with it. */
+/* The inside of a tokenizer, shared by the files that make it, encode with it and decode with it.
+ */
 #ifndef TEXT_TOKENIZER_INTERNAL_H
 #define TEXT_TOKENIZER_INTERNAL_H
 
@@ -84,7 +85,9 @@ int bpe_encode(struct bpe *bpe, const struct tokenizer *tok, const char *piece, 
 int added_set_init(struct added_set *set, struct claas_error *err);
 void added_set_clear(struct added_set *set);
 
-/* NFC of valid UTF-8. *out is s itself when nothing changes, else *owned, to be freed by the caller. */
-int text_nfc(const char *s, size_t n, const char **out, size_t *out_n, char **owned, struct claas_error *err);
+/* NFC of valid UTF-8. *out is s itself when nothing changes, else *owned, to be freed by the
+ * caller. */
+int text_nfc(const char *s, size_t n, const char **out, size_t *out_n, char **owned,
+             struct claas_error *err);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Reading a Hugging Face tokenizer.json into the description that tokenizer_new takes. Truncation and padding settings
- * are left aside: they belong to batches, and who encodes a prompt wants all of it. */
+/* Reading a Hugging Face tokenizer.json into the description that tokenizer_new takes. Truncation
+ * and padding settings are left aside: they belong to batches, and who encodes a prompt wants all
+ * of it. */
 #include "config.h"
 
 #include "text/tokenizer.h"
@@ -32,14 +33,14 @@ struct json_reader {
 
 static int reader_refuse(struct json_reader *r, const char *what, const char *value)
 {
-    return err_set(r->err, CLAAS_ERR_UNSUPPORTED, what, "cannot use tokenizer '%s': %s '%.100s' is not supported",
-                   r->path, what, value);
+    return err_set(r->err, CLAAS_ERR_UNSUPPORTED, what,
+                   "cannot use tokenizer '%s': %s '%.100s' is not supported", r->path, what, value);
 }
 
 static int reader_invalid(struct json_reader *r, const char *what)
 {
-    return err_set(r->err, CLAAS_ERR_INVALID, what, "cannot use tokenizer '%s': '%s' is not of the expected form",
-                   r->path, what);
+    return err_set(r->err, CLAAS_ERR_INVALID, what,
+                   "cannot use tokenizer '%s': '%s' is not of the expected form", r->path, what);
 }
 
 static int is_type(const cJSON *object, const char *type)
@@ -69,7 +70,8 @@ static int32_t id_of(const cJSON *value)
 /* Settings of the model that change what merging does. */
 static int reader_check_model(struct json_reader *r)
 {
-    static const char *const must_be_empty[] = { "dropout", "continuing_subword_prefix", "end_of_word_suffix" };
+    static const char *const must_be_empty[] = { "dropout", "continuing_subword_prefix",
+                                                 "end_of_word_suffix" };
     const cJSON *model = r->model;
     if (json_get(model, "type") && !is_type(model, "BPE")) {
         return reader_refuse(r, "model", type_of(model));
@@ -199,7 +201,8 @@ static int reader_merges(struct json_reader *r)
         const cJSON *b = a ? a->next : NULL;
         if (cJSON_IsString(it)) {
             r->merges[n++] = (struct token_text){ it->valuestring, strlen(it->valuestring) };
-        } else if (cJSON_IsString(a) && cJSON_IsString(b) && !b->next && !strchr(a->valuestring, ' ')) {
+        } else if (cJSON_IsString(a) && cJSON_IsString(b) && !b->next &&
+                   !strchr(a->valuestring, ' ')) {
             size_t at = r->pairs.len;
             buf_addf(&r->pairs, "%s %s", a->valuestring, b->valuestring);
             r->merges[n++].n = r->pairs.len - at;
@@ -237,8 +240,9 @@ static int reader_pre_pair(struct json_reader *r, const cJSON *cut, const cJSON 
 {
     if (is_type(cut, "Digits")) {
         r->spec.pre = "smollm";
-        return is_true(cut, "individual_digits") ? reader_byte_level(r, bytes, 1)
-                                                 : reader_refuse(r, "pre_tokenizer", "individual_digits");
+        return is_true(cut, "individual_digits")
+                   ? reader_byte_level(r, bytes, 1)
+                   : reader_refuse(r, "pre_tokenizer", "individual_digits");
     }
     if (!is_type(cut, "Split")) {
         return reader_refuse(r, "pre_tokenizer", type_of(cut));
@@ -248,7 +252,8 @@ static int reader_pre_pair(struct json_reader *r, const cJSON *cut, const cJSON 
     const char *name = cJSON_IsString(regex) ? pretoken_name_of_regex(regex->valuestring) : NULL;
     if (!name || is_true(cut, "invert") || !cJSON_IsString(behavior) ||
         strcmp(behavior->valuestring, "Isolated") != 0) {
-        return reader_refuse(r, "pre_tokenizer", cJSON_IsString(regex) ? regex->valuestring : "Split");
+        return reader_refuse(r, "pre_tokenizer",
+                             cJSON_IsString(regex) ? regex->valuestring : "Split");
     }
     r->spec.pre = name;
     return reader_byte_level(r, bytes, 0);
@@ -271,7 +276,8 @@ static int reader_pre(struct json_reader *r)
 static int reader_normalizer(struct json_reader *r)
 {
     const cJSON *normalizer = json_get(r->root, "normalizer");
-    const cJSON *chain = is_type(normalizer, "Sequence") ? json_get(normalizer, "normalizers") : NULL;
+    const cJSON *chain = is_type(normalizer, "Sequence") ? json_get(normalizer, "normalizers")
+                                                         : NULL;
     r->spec.nfc = 0;
     if (!normalizer) {
         return 0;
@@ -327,7 +333,9 @@ static int reader_post(struct json_reader *r, const cJSON *post)
     cJSON_ArrayForEach(it, json_get(post, "processors"))
     {
         /* Sequences do not nest: the parser's depth is bounded, and nobody writes them so. */
-        rc = rc ? rc : is_type(it, "Sequence") ? reader_refuse(r, "post_processor", "Sequence") : reader_post(r, it);
+        rc = rc                        ? rc
+             : is_type(it, "Sequence") ? reader_refuse(r, "post_processor", "Sequence")
+                                       : reader_post(r, it);
     }
     return rc;
 }
@@ -337,7 +345,9 @@ static int reader_run(struct json_reader *r, struct tokenizer **out)
     r->model = json_get(r->root, "model");
     r->spec.bos = r->spec.eos = r->spec.unk = -1;
     const cJSON *decoder = json_get(r->root, "decoder");
-    int rc = decoder && !is_type(decoder, "ByteLevel") ? reader_refuse(r, "decoder", type_of(decoder)) : 0;
+    int rc = decoder && !is_type(decoder, "ByteLevel")
+                 ? reader_refuse(r, "decoder", type_of(decoder))
+                 : 0;
     rc = rc ? rc : reader_check_model(r);
     rc = rc ? rc : reader_pre(r);
     rc = rc ? rc : reader_normalizer(r);

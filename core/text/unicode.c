@@ -10,7 +10,8 @@ struct unicode_range {
     uint32_t last;
 };
 
-/* utf8proc 2.8 knows Unicode 15.0; what 15.1 and 16.0 added stands here, as tokenizers already see it so. */
+/* utf8proc 2.8 knows Unicode 15.0; what 15.1 and 16.0 added stands here, as tokenizers already see
+ * it so. */
 static const struct unicode_range new_letters[] = {
     { 0x1C89, 0x1C8A },   { 0xA7CB, 0xA7CD },   { 0xA7DA, 0xA7DC },   { 0x105C0, 0x105C9 },
     { 0x105CA, 0x105F3 }, { 0x10D4A, 0x10D65 }, { 0x10D6F, 0x10D85 }, { 0x10EC2, 0x10EC4 },
@@ -37,8 +38,8 @@ static int unicode_in(uint32_t c, const struct unicode_range *ranges, size_t n)
 static int unicode_is_space(uint32_t c)
 {
     return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-           c == 0x3000;
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+           c == 0x205F || c == 0x3000;
 }
 
 static enum unicode_class unicode_class_ascii(uint32_t c)
@@ -85,9 +86,10 @@ int unicode_is_word(uint32_t c)
         { 0x1F150, 0x1F169 }, { 0x1F170, 0x1F189 },
     };
     utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-    return unicode_class_of(c) == UNICODE_LETTER || k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC ||
-           k == UTF8PROC_CATEGORY_ME || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL ||
-           k == UTF8PROC_CATEGORY_PC || unicode_in(c, more, sizeof more / sizeof *more);
+    return unicode_class_of(c) == UNICODE_LETTER || k == UTF8PROC_CATEGORY_MN ||
+           k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ME || k == UTF8PROC_CATEGORY_ND ||
+           k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_PC ||
+           unicode_in(c, more, sizeof more / sizeof *more);
 }
 
 int unicode_is_blank(uint32_t c)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* What our tokenizer makes of text, for comparison with another: tok_dump TOKENIZER.json|MODEL.gguf [TEMPLATE]
- * Reads one JSON value a line. A string gives one line {"ids", "plain", "text", "stream"}: ids with control tokens
- * recognised and without, the text of the first decoded with them spelled out, at once and token by token. An object
- * {"messages", "generate"} gives {"ids", "safe", "text"}: the rendered chat, and its ids with safe contents. */
+/* What our tokenizer makes of text, for comparison with another: tok_dump TOKENIZER.json|MODEL.gguf
+ * [TEMPLATE] Reads one JSON value a line. A string gives one line {"ids", "plain", "text",
+ * "stream"}: ids with control tokens recognised and without, the text of the first decoded with
+ * them spelled out, at once and token by token. An object
+ * {"messages", "generate"} gives {"ids", "safe", "text"}: the rendered chat, and its ids with safe
+ * contents. */
 #include "config.h"
 
 #include "base/err.h"
@@ -18,10 +20,12 @@
 static void add_ids(cJSON *out, const char *name, const struct token_list *list)
 {
     const int none = 0; /* an empty list has no array, which cJSON takes for a mistake */
-    cJSON_AddItemToObject(out, name, cJSON_CreateIntArray(list->ids ? list->ids : &none, (int)list->len));
+    cJSON_AddItemToObject(out, name,
+                          cJSON_CreateIntArray(list->ids ? list->ids : &none, (int)list->len));
 }
 
-static int dump_text(const struct tokenizer *tok, const char *text, cJSON *out, struct claas_error *err)
+static int dump_text(const struct tokenizer *tok, const char *text, cJSON *out,
+                     struct claas_error *err)
 {
     struct token_list ids = TOKEN_LIST_INIT;
     struct token_list plain = TOKEN_LIST_INIT;
@@ -112,7 +116,8 @@ int main(int argc, char **argv)
     }
     const char *suffix = strrchr(argv[1], '.');
     int is_json = suffix && strcmp(suffix, ".json") == 0;
-    int rc = is_json ? tokenizer_load_json(argv[1], &tok, &err) : modelfile_open(argv[1], NULL, &model, &err);
+    int rc = is_json ? tokenizer_load_json(argv[1], &tok, &err)
+                     : modelfile_open(argv[1], NULL, &model, &err);
     if (rc == 0) {
         rc = dump_all(is_json ? tok : model->tokenizer, argc > 2 ? argv[2] : "chatml", &err);
     }

@@ -51,8 +51,19 @@ END_TEST
 START_TEST(wrong_usage_is_told)
 {
     static const char *const lines[] = {
-        "", "dance", "adapter", "adapter dance", "adapter log", "adapter log a b", "chat --limit 3", "chat a b",
-        "adapter rollback a", "chat --max-tokens", "chat --no-stream=1 x", "-x", "--url",
+        "",
+        "dance",
+        "adapter",
+        "adapter dance",
+        "adapter log",
+        "adapter log a b",
+        "chat --limit 3",
+        "chat a b",
+        "adapter rollback a",
+        "chat --max-tokens",
+        "chat --no-stream=1 x",
+        "-x",
+        "--url",
     };
     struct cli c;
     ck_assert_int_eq(parse(&c, lines[_i]), CLI_USAGE);
@@ -73,11 +84,13 @@ START_TEST(settings_keep_their_type)
     ck_assert_int_eq(cli_add_settings("alpha=0.25", o), 0);
     ck_assert_int_eq(cli_add_settings("recompute=true", o), 0);
     ck_assert_int_eq(cli_add_settings("mode=quick", o), 0);
-    ck_assert_int_eq(cli_add_settings("clip=inf", o), 0); /* JSON has no such number: the daemon refuses the text */
+    ck_assert_int_eq(cli_add_settings("clip=inf", o),
+                     0); /* JSON has no such number: the daemon refuses the text */
     ck_assert_int_eq(cli_add_settings("=1", o), CLI_USAGE);
     ck_assert_int_eq(cli_add_settings("nothing", o), CLI_USAGE);
     char *text = json_print(o);
-    ck_assert_str_eq(text, "{\"alpha\":0.25,\"recompute\":true,\"mode\":\"quick\",\"clip\":\"inf\"}");
+    ck_assert_str_eq(text,
+                     "{\"alpha\":0.25,\"recompute\":true,\"mode\":\"quick\",\"clip\":\"inf\"}");
     free(text);
     cJSON_Delete(o);
 }
@@ -120,14 +133,17 @@ static void *canned_serve(void *arg)
     char request[4096];
     size_t n = 0;
     int fd = accept(s->listener, NULL, NULL);
-    for (ssize_t got; n < sizeof request - 1 && (got = read(fd, request + n, sizeof request - 1 - n)) > 0;) {
+    for (ssize_t got;
+         n < sizeof request - 1 && (got = read(fd, request + n, sizeof request - 1 - n)) > 0;) {
         n += (size_t)got;
         request[n] = '\0';
-        if (strstr(request, "\r\n\r\n{") ? request[n - 1] == '}' : strncmp(request, "GET", 3) == 0) {
+        if (strstr(request, "\r\n\r\n{") ? request[n - 1] == '}'
+                                         : strncmp(request, "GET", 3) == 0) {
             break;
         }
     }
-    (void)fd_write_all(fd, s->answer, strlen(s->answer), "socket", &err); /* the caller may have hung up */
+    (void)fd_write_all(fd, s->answer, strlen(s->answer), "socket",
+                       &err); /* the caller may have hung up */
     (void)close(fd);
     return NULL;
 }
@@ -169,16 +185,20 @@ START_TEST(streams_end_well_or_are_told)
     } rows[] = {
         { STREAM "data: {\"n\":1}\n\ndata: {\"n\":2}\r\n\r\n: note\n\ndata: [DONE]\n\n", 0, 2, "" },
         { STREAM "data: {\"n\":1}\n\n", CLAAS_ERR_UNAVAILABLE, 1, "broke off" },
-        { STREAM "data: {\"n\":1}\n\ndata: {\"error\":{\"code\":\"timeout\",\"message\":\"too slow\"}}\n\n"
-                 "data: [DONE]\n\n", CLAAS_ERR_TIMEOUT, 1, "too slow" },
+        { STREAM
+          "data: {\"n\":1}\n\ndata: {\"error\":{\"code\":\"timeout\",\"message\":\"too slow\"}}\n\n"
+          "data: [DONE]\n\n",
+          CLAAS_ERR_TIMEOUT, 1, "too slow" },
         { STREAM "data: {\"error\":{}}\n\n", CLAAS_ERR_INTERNAL, 0, "without words" },
         { STREAM "data: {\"n\":\n\n", CLAAS_ERR_INVALID, 0, "not valid JSON" },
         { "HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n"
           "{\"detail\":\"x\",\"error\":{\"code\":\"not_found\",\"message\":\"no adapter\"}}",
           CLAAS_ERR_NOT_FOUND, 0, "no adapter" },
-        { "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ndata: {\"n\":1}\n", CLAAS_ERR_UNAVAILABLE, 1, "broke off" },
+        { "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ndata: {\"n\":1}\n", CLAAS_ERR_UNAVAILABLE,
+          1, "broke off" },
         { "", CLAAS_ERR_UNAVAILABLE, 0, "broke off" },
-        { "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", CLAAS_ERR_UNAVAILABLE, 0, "status 503" },
+        { "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", CLAAS_ERR_UNAVAILABLE, 0,
+          "status 503" },
     };
     struct canned s;
     struct cli c;
@@ -201,9 +221,11 @@ END_TEST
 
 START_TEST(refusals_have_their_exit_status)
 {
-    static const struct { const char *status; int exit; } rows[] = {
-        { "401 No", CLI_NOT_PERMITTED }, { "403 No", CLI_NOT_PERMITTED }, { "501 No", CLI_UNSUPPORTED },
-        { "422 No", CLI_FAILED }, { "500 No", CLI_FAILED }, { "302 There", CLI_FAILED },
+    static const struct { const char *status; int exit;
+    } rows[] = {
+        { "401 No", CLI_NOT_PERMITTED }, { "403 No", CLI_NOT_PERMITTED },
+        { "501 No", CLI_UNSUPPORTED },   { "422 No", CLI_FAILED },
+        { "500 No", CLI_FAILED },        { "302 There", CLI_FAILED },
     };
     struct canned s;
     struct cli c;
@@ -211,7 +233,8 @@ START_TEST(refusals_have_their_exit_status)
     cJSON *answer = NULL;
     char line[128];
     char reply[128];
-    (void)snprintf(reply, sizeof reply, "HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n", rows[_i].status);
+    (void)snprintf(reply, sizeof reply, "HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n",
+                   rows[_i].status);
     canned_start(&s, reply);
     (void)snprintf(line, sizeof line, "--url %s/ health", s.url);
     ck_assert_int_eq(parse(&c, line), 0);
@@ -236,7 +259,8 @@ END_TEST
 START_TEST(tables_line_up_and_tame_control_characters)
 {
     static const char *const columns[] = { "id", "m.loss", NULL };
-    cJSON *list = cJSON_Parse("[{\"id\":\"a\\u001b\\u009b[31m\",\"m\":{\"loss\":0.5}},{\"id\":[\"b\",\"c\"],\"m\":{}}]");
+    cJSON *list = cJSON_Parse(
+        "[{\"id\":\"a\\u001b\\u009b[31m\",\"m\":{\"loss\":0.5}},{\"id\":[\"b\",\"c\"],\"m\":{}}]");
     char *out = NULL;
     size_t n = 0;
     FILE *to = open_memstream(&out, &n);
@@ -262,7 +286,8 @@ START_TEST(the_page_tells_every_command)
         ck_assert_msg(strstr(page.data, line) != NULL, "the page lacks the command '%s'", it->name);
         for (const struct cli_option *o = it->options; o->name; o++) {
             (void)snprintf(line, sizeof line, "Fl Fl %s", o->name);
-            ck_assert_msg(strstr(page.data, line) != NULL, "the page lacks the option '--%s'", o->name);
+            ck_assert_msg(strstr(page.data, line) != NULL, "the page lacks the option '--%s'",
+                          o->name);
         }
     }
     size_t on_page = 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Tokenizers: what the reference library made of small vocabularies is replayed; then what it cannot tell. */
+/* Tokenizers: what the reference library made of small vocabularies is replayed; then what it
+ * cannot tell. */
 #include "config.h"
 
 #include "testing.h"
@@ -63,21 +64,23 @@ static int load_changed(cJSON *root, struct tokenizer **tok, struct claas_error 
     return rc;
 }
 
-static void check_ids(const struct token_list *got, const cJSON *want, const char *what, const char *line)
+static void check_ids(const struct token_list *got, const cJSON *want, const char *what,
+                      const char *line)
 {
-    ck_assert_msg((int)got->len == cJSON_GetArraySize(want), "%s: %zu ids, not %d: %s", what, got->len,
-                  cJSON_GetArraySize(want), line);
+    ck_assert_msg((int)got->len == cJSON_GetArraySize(want), "%s: %zu ids, not %d: %s", what,
+                  got->len, cJSON_GetArraySize(want), line);
     size_t i = 0;
     const cJSON *it;
     cJSON_ArrayForEach(it, want)
     {
-        ck_assert_msg(got->ids[i] == it->valueint, "%s: id %zu is %d, not %d: %s", what, i, got->ids[i],
-                      it->valueint, line);
+        ck_assert_msg(got->ids[i] == it->valueint, "%s: id %zu is %d, not %d: %s", what, i,
+                      got->ids[i], it->valueint, line);
         i++;
     }
 }
 
-static void check_decoding(const struct tokenizer *tok, const struct token_list *ids, const char *want)
+static void check_decoding(const struct tokenizer *tok, const struct token_list *ids,
+                           const char *want)
 {
     struct claas_error err = ERR_INIT;
     struct buf text = BUF_INIT;
@@ -123,7 +126,8 @@ START_TEST(reference_is_replayed)
     size_t cap = 0;
     int lines = 0;
     for (ssize_t n; (n = getline(&line, &cap, f)) > 0; lines++) {
-        /* gpt2 and qwen2 have an added token with an accent, which the reference decodes as if it were byte symbols. */
+        /* gpt2 and qwen2 have an added token with an accent, which the reference decodes as if it
+         * were byte symbols. */
         check_line(tok, line, (size_t)n, _i == 0 || _i == 2);
     }
     ck_assert_int_eq(lines, 100);
@@ -168,17 +172,27 @@ END_TEST
 
 /* A vocabulary by hand: letters, "ab", "abc" by two ways, a space, ends. */
 static const struct token_text tiny_tokens[] = {
-    { "<s>", 3 }, { "a", 1 },  { "b", 1 },  { "c", 1 },   { "ab", 2 },  { "bc", 2 },
-    { "abc", 3 }, { "\xC4\xA0", 2 }, { "\xC3\xA2", 2 }, { "\xC4\xA4", 2 }, { "<u v>", 5 }, { NULL, 0 },
+    { "<s>", 3 },      { "a", 1 },        { "b", 1 },     { "c", 1 },
+    { "ab", 2 },       { "bc", 2 },       { "abc", 3 },   { "\xC4\xA0", 2 },
+    { "\xC3\xA2", 2 }, { "\xC4\xA4", 2 }, { "<u v>", 5 }, { NULL, 0 },
 };
 static const int32_t tiny_types[] = { TOKEN_CONTROL, 1, 1, 1, 1, 1, 1, 1, 1, 1, TOKEN_USER, 1 };
 static const struct token_text tiny_merges[] = { { "b c", 3 }, { "a b", 3 }, { "a bc", 4 } };
 
 static struct tokenizer_spec tiny_spec(void)
 {
-    return (struct tokenizer_spec){ .n_tokens = 12, .tokens = tiny_tokens, .types = tiny_types, .n_merges = 3,
-                                    .merges = tiny_merges, .pre = "gpt-2", .ignore_merges = -1, .add_bos = 1,
-                                    .nfc = -1, .bos = 0, .eos = -1, .unk = -1 };
+    return (struct tokenizer_spec){ .n_tokens = 12,
+                                    .tokens = tiny_tokens,
+                                    .types = tiny_types,
+                                    .n_merges = 3,
+                                    .merges = tiny_merges,
+                                    .pre = "gpt-2",
+                                    .ignore_merges = -1,
+                                    .add_bos = 1,
+                                    .nfc = -1,
+                                    .bos = 0,
+                                    .eos = -1,
+                                    .unk = -1 };
 }
 
 static struct tokenizer *tiny_new(const struct tokenizer_spec *spec)
@@ -196,11 +210,14 @@ START_TEST(merges_follow_rank)
     struct claas_error err = ERR_INIT;
     struct token_list ids = TOKEN_LIST_INIT;
     static const int32_t want[] = { 0, 6, 7, 4, 4, 5, 10, 0 };
-    ck_ok(tokenizer_encode(tok, "abc ababbc<u v><s>", 18, CLAAS_SPECIAL | TOKENIZER_BOS, &ids, &err), err);
+    ck_ok(
+        tokenizer_encode(tok, "abc ababbc<u v><s>", 18, CLAAS_SPECIAL | TOKENIZER_BOS, &ids, &err),
+        err);
     ck_assert_uint_eq(ids.len, 8);
     ck_assert_mem_eq(ids.ids, want, sizeof want);
     ids.len = 0;
-    /* Neither "<", "s", ">" nor "x" is in the vocabulary: they vanish, and the neighbours of x meet. */
+    /* Neither "<", "s", ">" nor "x" is in the vocabulary: they vanish, and the neighbours of x
+     * meet. */
     ck_ok(tokenizer_encode(tok, "<s>axb", 6, 0, &ids, &err), err);
     ck_assert_uint_eq(ids.len, 1);
     ck_assert_int_eq(ids.ids[0], 4);
@@ -307,7 +324,8 @@ START_TEST(text_is_normalised)
     check_same_ids("e\u0301\u0323", "\u1EB9\u0301", 1);
     check_same_ids("\u1100\u1161", "\uAC00", 1);
     check_same_ids("\uAC00\u11A7", "\uAC00", 0);        /* not a final consonant */
-    check_same_ids("a\u0301\u07FD", "a\u07FD\u0301", 0); /* a mark newer than the tokenizer's tables stays put */
+    check_same_ids("a\u0301\u07FD", "a\u07FD\u0301",
+                   0); /* a mark newer than the tokenizer's tables stays put */
 }
 END_TEST
 
@@ -349,7 +367,8 @@ static void spec_fails(const struct tokenizer_spec *spec, int code, const char *
     struct claas_error err = ERR_INIT;
     struct tokenizer *tok = NULL;
     ck_failed(tokenizer_new(spec, &tok, &err), code, err);
-    ck_assert_msg(strstr(err.message, named) != NULL, "'%s' does not name '%s'", err.message, named);
+    ck_assert_msg(strstr(err.message, named) != NULL, "'%s' does not name '%s'", err.message,
+                  named);
     ck_assert_ptr_null(tok);
 }
 
@@ -372,7 +391,9 @@ START_TEST(descriptions_are_checked)
     spec = tiny_spec();
     spec.unk = -2;
     spec_fails(&spec, CLAAS_ERR_INVALID, "unk");
-    static const char *const bad_merges[] = { "a", "a ", " b", "a x", "b a", "a b c", "", "a \xFF" };
+    static const char *const bad_merges[] = {
+        "a", "a ", " b", "a x", "b a", "a b c", "", "a \xFF"
+    };
     for (size_t i = 0; i < sizeof bad_merges / sizeof *bad_merges; i++) {
         struct token_text merge = { bad_merges[i], strlen(bad_merges[i]) };
         spec = tiny_spec();
@@ -412,7 +433,11 @@ static const struct {
     { "smollm", { "model", "type" }, "\"WordPiece\"", CLAAS_ERR_UNSUPPORTED, "WordPiece" },
     { "smollm", { "model", "byte_fallback" }, "true", CLAAS_ERR_UNSUPPORTED, "byte_fallback" },
     { "smollm", { "model", "dropout" }, "0.1", CLAAS_ERR_UNSUPPORTED, "dropout" },
-    { "smollm", { "model", "end_of_word_suffix" }, "\"</w>\"", CLAAS_ERR_UNSUPPORTED, "end_of_word_suffix" },
+    { "smollm",
+      { "model", "end_of_word_suffix" },
+      "\"</w>\"",
+      CLAAS_ERR_UNSUPPORTED,
+      "end_of_word_suffix" },
     { "smollm", { "model", "unk_token" }, "\"no such\"", CLAAS_ERR_INVALID, "unk_token" },
     { "smollm", { "model", "vocab" }, "[]", CLAAS_ERR_INVALID, "model" },
     { "smollm", { "model", "vocab" }, "{\"a\":0,\"b\":0}", CLAAS_ERR_INVALID, "vocab" },
@@ -423,11 +448,23 @@ static const struct {
     { "smollm", { "model", "merges" }, "[\"a \\u00ff\\u00ff\"]", CLAAS_ERR_INVALID, "merge 0" },
     { "smollm", { "added_tokens" }, "[{\"id\":0}]", CLAAS_ERR_INVALID, "added_tokens" },
     { "smollm", { "normalizer" }, "{\"type\":\"Lowercase\"}", CLAAS_ERR_UNSUPPORTED, "Lowercase" },
-    { "smollm", { "pre_tokenizer" }, "{\"type\":\"Metaspace\"}", CLAAS_ERR_UNSUPPORTED, "Metaspace" },
+    { "smollm",
+      { "pre_tokenizer" },
+      "{\"type\":\"Metaspace\"}",
+      CLAAS_ERR_UNSUPPORTED,
+      "Metaspace" },
     { "smollm", { "pre_tokenizer" }, "null", CLAAS_ERR_UNSUPPORTED, "pre_tokenizer" },
-    { "gpt2", { "pre_tokenizer", "add_prefix_space" }, "true", CLAAS_ERR_UNSUPPORTED, "add_prefix_space" },
+    { "gpt2",
+      { "pre_tokenizer", "add_prefix_space" },
+      "true",
+      CLAAS_ERR_UNSUPPORTED,
+      "add_prefix_space" },
     { "smollm", { "decoder" }, "{\"type\":\"WordPiece\"}", CLAAS_ERR_UNSUPPORTED, "decoder" },
-    { "llama3", { "post_processor", "type" }, "\"BertProcessing\"", CLAAS_ERR_UNSUPPORTED, "BertProcessing" },
+    { "llama3",
+      { "post_processor", "type" },
+      "\"BertProcessing\"",
+      CLAAS_ERR_UNSUPPORTED,
+      "BertProcessing" },
     { "llama3", { "post_processor", "single" }, "[]", CLAAS_ERR_UNSUPPORTED, "TemplateProcessing" },
     { "llama3", { "model" }, "null", CLAAS_ERR_INVALID, "model" },
 };
@@ -445,8 +482,8 @@ START_TEST(files_are_checked)
     struct tokenizer *tok = NULL;
     struct claas_error err = ERR_INIT;
     ck_failed(load_changed(root, &tok, &err), changes[_i].code, err);
-    ck_assert_msg(strstr(err.message, changes[_i].named) != NULL, "'%s' does not name '%s'", err.message,
-                  changes[_i].named);
+    ck_assert_msg(strstr(err.message, changes[_i].named) != NULL, "'%s' does not name '%s'",
+                  err.message, changes[_i].named);
     ck_assert_ptr_null(tok);
 }
 END_TEST
@@ -455,7 +492,8 @@ START_TEST(files_must_be_there)
 {
     struct tokenizer *tok = NULL;
     struct claas_error err = ERR_INIT;
-    ck_failed(tokenizer_load_json("/nonexistent/tokenizer.json", &tok, &err), CLAAS_ERR_NOT_FOUND, err);
+    ck_failed(tokenizer_load_json("/nonexistent/tokenizer.json", &tok, &err), CLAAS_ERR_NOT_FOUND,
+              err);
     ck_assert_ptr_nonnull(strstr(err.message, "/nonexistent/tokenizer.json"));
 }
 END_TEST
@@ -506,7 +544,8 @@ END_TEST
 static void *encode_often(void *arg)
 {
     const struct tokenizer *tok = arg;
-    static const char text[] = "The end of the turn, 1234 words isn't much: caf\xC3\xA9<|im_end|>\n";
+    static const char text[] =
+        "The end of the turn, 1234 words isn't much: caf\xC3\xA9<|im_end|>\n";
     struct claas_error err = ERR_INIT;
     struct token_list first = TOKEN_LIST_INIT;
     intptr_t wrong = tokenizer_encode(tok, text, strlen(text), CLAAS_SPECIAL, &first, &err) != 0;
