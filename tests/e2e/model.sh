@@ -8,6 +8,10 @@ src=${abs_top_srcdir:-.}
 n=0
 failures=0
 
+if [ ! -f "$build/.libs/cpu.so" ]; then
+    echo "1..0 # SKIP this tree builds no cpu.so yet"
+    exit 0
+fi
 if [ -z "${CLAAS_TEST_MODEL:-}" ] || ! command -v jq >/dev/null || ! command -v curl >/dev/null; then
     echo "1..0 # SKIP needs CLAAS_TEST_MODEL, curl and jq"
     exit 0

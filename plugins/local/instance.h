@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/* One instance of the plugin: a model that is loaded once and shared by training, answering and text. What plugin.c,
+ * engine.c, infer.c, queue.c and texts.c share; nobody else includes it. */
+#ifndef LOCAL_INSTANCE_H
+#define LOCAL_INSTANCE_H
+
+#include "plugins/local/model.h"
+#include "plugins/local/modelfile.h"
+#include "plugins/local/warm.h"
+
+#include "text/template.h"
+
+#include <claas/plugin.h>
+
+#include <pthread.h>
+
+/* The greatest number of best tokens that a row of an answer or a score can tell. */
+enum { INSTANCE_TOP_MAX = 256 };
+
+struct queue; /* requests being answered and waiting: queue.h */
+
+struct instance {
+    const struct claas_host *host;
+    struct kernels *kernels;
+    struct modelfile *file;
+    struct model *model;
+    const struct chat_template *chat;  /* null: none known, rendering says so */
+    struct claas_error chat_error;     /* why there is none */
+    uint8_t *allowed;                  /* [vocab] 1: a token stands behind the id, so it may be sampled */
+    char *name;                        /* model_name */
+    struct warm *warm;
+    struct queue *queue;
+    pthread_mutex_t reading;           /* one version is read from files at a time, so that two requests for the same
+                                          one read it once */
+    pthread_mutex_t training;          /* one step at a time; taken before `reading` */
+};
+
+/* The adapter of a version, from memory or from its files, with a hold to be released on instance->warm. for_training:
+ * with its moments, found by the digest of the state; else by that of serving. */
+int instance_adapter(struct instance *self, const struct claas_version *version, int for_training,
+                     const struct warm_adapter **out, struct claas_error *err);
+
+/* INVALID, with both numbers, when n tokens of `what` do not fit. */
+int instance_check_room(const struct instance *self, size_t n, const char *what, struct claas_error *err);
+/* INVALID when an id is not in the vocabulary; `what` names the list. */
+int instance_check_ids(const struct instance *self, const int32_t *ids, size_t n, const char *what,
+                       struct claas_error *err);
+
+extern const char *const instance_formats[];
+extern const struct claas_engine instance_engine;
+extern const struct claas_inference instance_inference;
+extern const struct claas_text instance_text;
+
+#endif

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+#include "config.h"
+
+#include "plugins/local/queue.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct queue {
+    pthread_mutex_t lock; /* all below */
+    pthread_cond_t work;  /* a job came, a pause ended, the end */
+    pthread_cond_t idle;  /* a job ended */
+    struct queue_job *first;
+    struct queue_job **last;
+    size_t waiting;
+    size_t most;
+    size_t running;
+    int paused;
+    int ending;
+    size_t n_threads;
+    pthread_t threads[];
+};
+
+static int late(const struct queue_job *job)
+{
+    return job->call && job->call->left_ms && job->call->left_ms(job->call) == 0;
+}
+
+static void wait_a_second(pthread_cond_t *cond, pthread_mutex_t *lock)
+{
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until); /* cannot fail for this clock */
+    until.tv_sec++;
+    (void)pthread_cond_timedwait(cond, lock, &until); /* timeout or not: the caller looks again */
+}
+
+/* Takes the first job out, under the lock. */
+static struct queue_job *pop(struct queue *q)
+{
+    struct queue_job *job = q->first;
+    q->first = job->next;
+    if (!q->first) {
+        q->last = &q->first;
+    }
+    q->waiting--;
+    return job;
+}
+
+static void *queue_thread(void *ctx)
+{
+    struct queue *q = ctx;
+    pthread_mutex_lock(&q->lock);
+    for (;;) {
+        if (q->first && (!q->paused || q->ending)) {
+            struct queue_job *job = pop(q);
+            q->running++;
+            pthread_mutex_unlock(&q->lock);
+            if (late(job)) {
+                job->give_up(job);
+            } else {
+                job->run(job);
+            }
+            pthread_mutex_lock(&q->lock);
+            q->running--;
+            pthread_cond_broadcast(&q->idle);
+        } else if (q->ending) {
+            break;
+        } else if (q->first) {
+            pthread_mutex_unlock(&q->lock);
+            queue_tend(q);
+            pthread_mutex_lock(&q->lock);
+            if (q->first && q->paused && !q->ending) {
+                wait_a_second(&q->work, &q->lock);
+            }
+        } else {
+            pthread_cond_wait(&q->work, &q->lock);
+        }
+    }
+    pthread_mutex_unlock(&q->lock);
+    return NULL;
+}
+
+int queue_new(size_t threads, size_t most, struct queue **out, struct claas_error *err)
+{
+    sigset_t all;
+    sigset_t before;
+    struct queue *q = calloc(1, sizeof *q + threads * sizeof(pthread_t));
+    if (!q) {
+        return err_oom(err, "starting threads");
+    }
+    q->last = &q->first;
+    q->most = most;
+    pthread_mutex_init(&q->lock, NULL); /* these cannot fail with default attributes on Linux */
+    pthread_cond_init(&q->work, NULL);
+    pthread_cond_init(&q->idle, NULL);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (q->n_threads < threads && pthread_create(&q->threads[q->n_threads], NULL, queue_thread, q) == 0) {
+        q->n_threads++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (q->n_threads < threads) {
+        queue_free(q);
+        return err_set(err, CLAAS_ERR_EXHAUSTED, "max_batch", "cannot start %zu threads", threads);
+    }
+    *out = q;
+    return 0;
+}
+
+void queue_free(struct queue *q)
+{
+    if (!q) {
+        return;
+    }
+    pthread_mutex_lock(&q->lock);
+    q->ending = 1;
+    pthread_cond_broadcast(&q->work);
+    pthread_mutex_unlock(&q->lock);
+    for (size_t i = 0; i < q->n_threads; i++) {
+        pthread_join(q->threads[i], NULL);
+    }
+    pthread_cond_destroy(&q->work);
+    pthread_cond_destroy(&q->idle);
+    pthread_mutex_destroy(&q->lock);
+    free(q);
+}
+
+int queue_add(struct queue *q, struct queue_job *job, struct claas_error *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&q->lock);
+    if (q->waiting >= q->most) {
+        rc = err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot answer now: %zu requests are waiting already", q->waiting);
+    } else {
+        job->next = NULL;
+        *q->last = job;
+        q->last = &job->next;
+        q->waiting++;
+        pthread_cond_signal(&q->work);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
+void queue_tend(struct queue *q)
+{
+    struct queue_job *dead = NULL;
+    pthread_mutex_lock(&q->lock);
+    struct queue_job **at = &q->first;
+    while (*at) {
+        struct queue_job *job = *at;
+        if (late(job)) {
+            *at = job->next;
+            job->next = dead;
+            dead = job;
+            q->waiting--;
+        } else {
+            at = &job->next;
+        }
+    }
+    q->last = at;
+    pthread_mutex_unlock(&q->lock);
+    while (dead) {
+        struct queue_job *job = dead;
+        dead = job->next;
+        job->give_up(job);
+    }
+}
+
+int queue_pause(struct queue *q, const struct claas_call *call, struct claas_error *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&q->lock);
+    q->paused = 1;
+    while (q->running && !rc) {
+        wait_a_second(&q->idle, &q->lock);
+        if (q->running && call && call->left_ms && call->left_ms(call) == 0) {
+            rc = err_set(err, CLAAS_ERR_CANCELLED, NULL, "pausing was cancelled while %zu answers were being written",
+                         q->running);
+            q->paused = 0;
+            pthread_cond_broadcast(&q->work);
+        }
+    }
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
+void queue_resume(struct queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->paused = 0;
+    pthread_cond_broadcast(&q->work);
+    pthread_mutex_unlock(&q->lock);
+}
+
+size_t queue_running(struct queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    size_t n = q->running;
+    pthread_mutex_unlock(&q->lock);
+    return n;
+}
+
+size_t queue_waiting(struct queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    size_t n = q->waiting;
+    pthread_mutex_unlock(&q->lock);
+    return n;
+}
