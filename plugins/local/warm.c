@@ -129,6 +129,19 @@ static void shrink(struct warm *w)
     }
 }
 
+/* What was read for answering only is not needed beside the same adapter with everything. */
+static void drop_doubles(struct warm *w, const struct claas_digest *serve)
+{
+    struct entry *e = w->first;
+    while (e) {
+        struct entry *next = e->next;
+        if (e->has_serve && !e->holders && !e->adapter.moments && sha256_equal(&e->serve, serve)) {
+            drop(w, e);
+        }
+        e = next;
+    }
+}
+
 void warm_set_bounds(struct warm *w, uint64_t bytes, size_t count)
 {
     pthread_mutex_lock(&w->lock);
@@ -172,6 +185,9 @@ int warm_put(struct warm *w, const struct warm_keys *keys, struct warm_adapter *
         e->has_key = 1;
     }
     pthread_mutex_lock(&w->lock);
+    if (e->has_serve) {
+        drop_doubles(w, &e->serve);
+    }
     e->next = w->first;
     w->first = e;
     *out = hold(w, e);
