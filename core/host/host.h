@@ -6,6 +6,7 @@
  *   - refuses a function the plugin lacks with UNSUPPORTED, naming plugin and function,
  *   - counts calls, so that close waits for them, and refuses new ones (UNAVAILABLE) once closing,
  *   - turns codes outside the closed list into INTERNAL and sees to it that an error has a message,
+ *   - turns CANCELLED into TIMEOUT where it was the time of the call that ran out,
  *   - gives the plugin private outputs, so that yours are untouched on failure.
  * `call` may be null everywhere: no deadline. With struct host_call (host/call.h) hand in &call.abi.
  * Wrappers are safe from any thread. No lock but the serial one is held while a plugin runs. */

@@ -118,7 +118,8 @@ static const struct claas_error *generation_error(struct generation *g,
     struct claas_error whole = ERR_INIT;
     host_clamp(&whole, sizeof whole, told, told->size);
     int code = whole.code == 0 ? CLAAS_ERR_INTERNAL : whole.code;
-    (void)host_error_settle(plugin, "inference.generate", code, &whole, fit);
+    code = host_error_settle(plugin, "inference.generate", code, &whole, fit);
+    (void)host_use_late(&g->use, code, fit);
     return fit;
 }
 
@@ -180,6 +181,7 @@ static int generation_start(struct generation *g, const struct claas_generate *g
     int rc = i->inference->generate(i->self, generate, &g->stream, call, &why);
     if (rc != 0 && !atomic_exchange(&g->ended, 1)) {
         rc = host_error_settle(i->module->name, "inference.generate", rc, &why, err);
+        rc = host_use_late(&g->use, rc, err);
         host_use_leave(&g->use);
         generation_drop(g); /* the share of done(), which never comes */
         generation_drop(g);

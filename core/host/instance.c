@@ -169,7 +169,7 @@ int host_use_begin(struct host_use *use, struct host_instance *instance, const c
                        instance->module->name);
     }
     *use = (struct host_use){
-        .instance = instance, .kind = kind, .function = function, .err = ERR_INIT
+        .instance = instance, .kind = kind, .function = function, .call = call, .err = ERR_INIT
     };
     if (tag == HOST_QUICK) {
         return 0;
@@ -232,6 +232,15 @@ int host_error_settle(const char *plugin, const char *function, int rc,
     return rc;
 }
 
+int host_use_late(const struct host_use *use, int rc, struct claas_error *err)
+{
+    if (rc != CLAAS_ERR_CANCELLED || host_call_check_abi(use->call, NULL) != CLAAS_ERR_TIMEOUT) {
+        return rc;
+    }
+    return err_set(err, CLAAS_ERR_TIMEOUT, "", "plugin '%s' was out of time in %s.%s",
+                   use->instance->module->name, use->kind, use->function);
+}
+
 int host_use_result(const struct host_use *use, int rc, struct claas_error *err)
 {
     if (rc == 0) {
@@ -239,7 +248,8 @@ int host_use_result(const struct host_use *use, int rc, struct claas_error *err)
     }
     char function[64];
     (void)snprintf(function, sizeof function, "%s.%s", use->kind, use->function);
-    return host_error_settle(use->instance->module->name, function, rc, &use->err, err);
+    rc = host_error_settle(use->instance->module->name, function, rc, &use->err, err);
+    return host_use_late(use, rc, err);
 }
 
 int host_use_end(struct host_use *use, int rc, struct claas_error *err)

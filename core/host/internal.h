@@ -83,8 +83,9 @@ struct host_use {
     struct host_instance *instance;
     const char *kind;
     const char *function;
-    int serial;             /* holds the module's turn */
-    struct claas_error err; /* for the plugin to fill */
+    const struct claas_call *call; /* may be null */
+    int serial;                    /* holds the module's turn */
+    struct claas_error err;        /* for the plugin to fill */
 };
 
 /* Checks that the function is there, counts the call and takes the serial turn. On failure nothing
@@ -104,6 +105,10 @@ void host_use_leave(struct host_use *use);
  * line of UTF-8. */
 int host_error_settle(const char *plugin, const char *function, int rc,
                       const struct claas_error *from, struct claas_error *err);
+
+/* A plugin that is told to stop says CANCELLED; whether it was the time that ran out only the token
+ * knows. Returns rc, or TIMEOUT with *err filled. */
+int host_use_late(const struct host_use *use, int rc, struct claas_error *err);
 
 /* The serial turn of a module; does nothing for PARALLEL ones. */
 int host_turn_take(struct host_module *module, const struct claas_call *call,

@@ -178,7 +178,9 @@ static void on_done(void *ctx, const struct claas_error *or_null)
     struct collect *c = ctx;
     (void)pthread_mutex_lock(&c->lock);
     /* We asked it to stop: how it says so is its own matter. */
-    if (or_null != NULL && c->rc == 0 && !(c->stopped && or_null->code == CLAAS_ERR_CANCELLED)) {
+    int obeyed = c->stopped && or_null != NULL &&
+                 (or_null->code == CLAAS_ERR_CANCELLED || or_null->code == CLAAS_ERR_TIMEOUT);
+    if (or_null != NULL && c->rc == 0 && !obeyed) {
         c->err = *or_null;
         c->rc = or_null->code;
     }

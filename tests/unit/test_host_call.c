@@ -270,7 +270,7 @@ static int t_score(void *self, const struct claas_score *score, const struct cla
 }
 
 /* How generate behaves. */
-enum manner { DONE_BEFORE, DONE_LATER, REFUSE, REFUSE_AFTER_DONE, DONE_ERROR, PIECE_NAN, PIECE_HUGE, PIECE_OLD };
+enum manner { DONE_BEFORE, DONE_LATER, REFUSE, REFUSE_AFTER_DONE, DONE_ERROR, DONE_STOPPED, PIECE_NAN, PIECE_HUGE, PIECE_OLD };
 static enum manner manner;
 static pthread_t later;
 
@@ -309,7 +309,6 @@ static int t_generate(void *self, const struct claas_generate *generate, const s
     struct claas_error why = { .size = sizeof why, .code = CLAAS_ERR_EXHAUSTED, .message = "no memory" };
     (void)self;
     (void)generate;
-    (void)call;
     switch (manner) {
     case DONE_LATER:
         atomic_fetch_add(&inside, 1);
@@ -321,6 +320,13 @@ static int t_generate(void *self, const struct claas_generate *generate, const s
         stream->done(stream->ctx, NULL);
         return CLAAS_ERR_NOT_FOUND;
     case DONE_ERROR:
+        stream->done(stream->ctx, &why);
+        return 0;
+    case DONE_STOPPED:
+        while (call->left_ms(call) > 0) {
+            pause_ms(1);
+        }
+        why.code = CLAAS_ERR_CANCELLED;
         stream->done(stream->ctx, &why);
         return 0;
     default:
@@ -910,6 +916,9 @@ START_TEST(long_calls_are_cancelled)
     ck_failed(host_engine_train(instance, NULL, NULL, &call.abi, &err), CLAAS_ERR_CANCELLED, err);
     ck_assert_int_eq(pthread_join(thread, NULL), 0);
     ck_assert_int_gt(reports, 1);
+    /* The plugin says CANCELLED again: it cannot know why it was told to stop. */
+    host_call_init(&call, 50, NULL, NULL);
+    ck_failed(host_engine_train(instance, NULL, NULL, &call.abi, &err), CLAAS_ERR_TIMEOUT, err);
 }
 END_TEST
 
@@ -984,6 +993,24 @@ START_TEST(generate_ends_once)
     }
     manner = DONE_BEFORE;
     ck_ok(generate(), err); /* nothing is held */
+}
+END_TEST
+
+START_TEST(answers_out_of_time_are_told_from_those_called_off)
+{
+    static const struct claas_generate request = { .size = sizeof request };
+    struct host_call call;
+    open_fine(_i ? CLAAS_PARALLEL : 0, CLAAS_INFERENCE);
+    manner = DONE_STOPPED;
+    host_call_init(&call, 30, NULL, NULL);
+    ck_ok(host_inference_generate(instance, &request, &stream, &call.abi, &err), err);
+    ck_assert_int_eq(done_code, CLAAS_ERR_TIMEOUT);
+    pthread_t thread;
+    host_call_init(&call, 0, NULL, NULL);
+    ck_assert_int_eq(pthread_create(&thread, NULL, cancel_soon, &call), 0);
+    ck_ok(host_inference_generate(instance, &request, &stream, &call.abi, &err), err);
+    ck_assert_int_eq(done_code, CLAAS_ERR_CANCELLED);
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
 }
 END_TEST
 
@@ -1122,6 +1149,7 @@ static Suite *suite(void)
     tcase_add_test(t, late_calls_do_not_begin);
     tcase_add_test(t, long_calls_are_cancelled);
     tcase_add_loop_test(t, generate_ends_once, 0, 2 * sizeof manners / sizeof manners[0]);
+    tcase_add_loop_test(t, answers_out_of_time_are_told_from_those_called_off, 0, 2);
     tcase_add_test(t, close_waits_for_the_last_answer);
     tcase_add_test(t, serial_modules_finish_first);
     tcase_add_test(t, metrics_are_kept);
