@@ -198,6 +198,9 @@ struct adapter_note {
 };
 /* What the engine reported, in order; valid until free. Call when the engine has returned. */
 size_t adapter_out_metrics(const struct adapter_out *o, const struct adapter_metric **out);
+/* The first metric that was told as NaN or infinite, which is not among the others; null if there
+ * was none. A step that tells one must not become a version. */
+const char *adapter_out_spoilt(const struct adapter_out *o);
 size_t adapter_out_notes(const struct adapter_out *o, const struct adapter_note **out);
 /* The last value reported under `name`: 0 with *value left alone if there is none, else 1. */
 int adapter_out_metric(const struct adapter_out *o, const char *name, double *value);

@@ -318,12 +318,19 @@ static int out_claim(struct claas_out *abi, const char *uri, struct claas_error 
 static void out_metric(struct claas_out *abi, uint32_t step, const char *name, double value)
 {
     struct adapter_out *o = out_of(abi);
-    if (!isfinite(value) || !name_word_ok(name, WORD_CAP)) {
-        return;
+    int number = isfinite(value);
+    if (!name_word_ok(name, WORD_CAP)) {
+        if (number) {
+            return;
+        }
+        name = "metric"; /* what it is called does not make it a number */
     }
     char *copy = mem_dup(name, strlen(name));
     (void)pthread_mutex_lock(&o->lock);
-    if (copy && o->n_metrics < METRICS_MAX &&
+    if (!number && o->spoilt[0] == '\0') {
+        memcpy(o->spoilt, name, strlen(name) + 1);
+    }
+    if (copy && number && o->n_metrics < METRICS_MAX &&
         mem_grow((void **)&o->metrics, &o->cap_metrics, o->n_metrics + 1, sizeof *o->metrics) ==
             0) {
         o->metrics[o->n_metrics++] = (struct adapter_metric){ step, copy, value };
@@ -359,6 +366,11 @@ size_t adapter_out_metrics(const struct adapter_out *o, const struct adapter_met
 {
     *out = o->metrics;
     return o->n_metrics;
+}
+
+const char *adapter_out_spoilt(const struct adapter_out *o)
+{
+    return o->spoilt[0] == '\0' ? NULL : o->spoilt;
 }
 
 size_t adapter_out_notes(const struct adapter_out *o, const struct adapter_note **out)

@@ -15,6 +15,7 @@ struct adapter_out {
     struct content *content;
     struct adapter_metric *metrics;
     size_t n_metrics, cap_metrics;
+    char spoilt[65]; /* "": all metrics were numbers */
     struct adapter_note *notes;
     size_t n_notes, cap_notes;
     char *claims[CLAIMS_MAX];

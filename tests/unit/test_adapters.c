@@ -303,7 +303,9 @@ START_TEST(metrics_reach_the_entry)
     ck_ok(adapter_out_new(a, &params, &o, &err), err);
     struct claas_out *abi = adapter_out_abi(o);
     abi->metric(abi, 0, "loss", 2.5);
+    ck_assert_ptr_null(adapter_out_spoilt(o));
     abi->metric(abi, 0, "bad", 0.0 / 0.0);
+    abi->metric(abi, 0, "worse", 1.0 / 0.0);
     abi->metric(abi, 1, "loss", 1.5);
     abi->note(abi, 1, "moments", "started anew");
     abi->note(abi, 1, "moments", "\xFF");
@@ -311,6 +313,7 @@ START_TEST(metrics_reach_the_entry)
     ck_ok(abi->claim(abi, "tinker://c", &err), err);
     ck_ok(abi->seal(abi, "peft/1", NULL, NULL, &err), err);
     ck_assert_uint_eq(adapter_out_metrics(o, &m), 2);
+    ck_assert_str_eq(adapter_out_spoilt(o), "bad");
     ck_assert_uint_eq(adapter_out_notes(o, &notes), 1);
     ck_assert_str_eq(notes[0].text, "started anew");
     ck_assert_int_eq(adapter_out_metric(o, "loss", &value), 1);
