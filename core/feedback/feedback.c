@@ -160,9 +160,11 @@ static int adapters_check(struct feedback *f, const struct feedback_request *r, 
     int rc = adapter_find(f, r->items[0].lora_id, r->call, out, err);
     for (size_t i = 1; rc == 0 && i < r->n_items; i++) {
         char other[ADAPTER_ID_CAP];
-        struct claas_error unused = ERR_INIT;
-        if (strcmp(r->items[i].lora_id, r->items[0].lora_id) != 0 &&
-            (adapter_find(f, r->items[i].lora_id, r->call, other, &unused) != 0 || strcmp(other, out) != 0)) {
+        if (strcmp(r->items[i].lora_id, r->items[0].lora_id) == 0) {
+            continue;
+        }
+        rc = adapter_find(f, r->items[i].lora_id, r->call, other, err);
+        if (rc == CLAAS_ERR_NOT_FOUND || rc == CLAAS_ERR_INVALID || (rc == 0 && strcmp(other, out) != 0)) {
             rc = err_set(err, CLAAS_ERR_INVALID, MIXED_ID,
                          "all items of a batch must be for one adapter: item %zu is for '%s', the first for '%s'", i,
                          r->items[i].lora_id, r->items[0].lora_id);

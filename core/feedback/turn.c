@@ -55,10 +55,10 @@ int turn_take(struct feedback *f, struct turn *t, const char *id, const struct c
         if (clock_mono_ns() >= until) {
             rc = err_set(err, CLAAS_ERR_CONFLICT, "lora_id",
                          "cannot train '%s': other feedback on it was not done within %u ms", id, f->lock_timeout_ms);
-        } else if (call != NULL && call->left_ms(call) == 0) {
-            rc = err_set(err, CLAAS_ERR_CANCELLED, "lora_id", "cannot train '%s': the request was given up", id);
-        } else {
+        } else if ((rc = host_call_check_abi(call, err)) == 0) {
             wait_until(f, until);
+        } else {
+            (void)err_prefix(err, "cannot train '%s' while other feedback on it is worked off", id);
         }
     }
     if (rc != 0) {

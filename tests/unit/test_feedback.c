@@ -1,131 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The feedback transaction over a real fs store, a real state database, the serving room and the toy plugin. */
+/* The feedback transaction over a real fs store, a real state database, the serving room and the
+ * toy plugin. */
 #include "config.h"
 
-#include "toy.h"
+#include "feedback_testing.h"
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/sha256.h"
-#include "feedback/feedback.h"
 
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
-static struct toy_house house;
-static struct adapters *a;
-static struct state *state;
-static struct serving *serving;
-static struct feedback *f;
-static struct claas_error err;
-static struct feedback_result result;
-
-static void open_rooms(struct feedback_options options)
-{
-    char dir[128];
-    (void)snprintf(dir, sizeof dir, "%s/state", house.root);
-    ck_ok(state_open(dir, NULL, &state, &err), err);
-    const struct serving_options so = { .inference = house.instance, .adapters = a, .state = state, .retry_ms = 20 };
-    ck_ok(serving_open(&so, &serving, &err), err);
-    options.engine = options.engine == NULL ? house.instance : options.engine;
-    options.adapters = a;
-    options.state = state;
-    options.serving = serving;
-    options.engine_name = "toy";
-    ck_ok(feedback_open(&options, &f, &err), err);
-}
-
-static void close_rooms(void)
-{
-    feedback_close(f);
-    serving_close(serving);
-    state_close(state);
-}
-
-static void setup(void)
-{
-    err = ERR_INIT;
-    toy_reset();
-    toy_house_open(&house);
-    a = house.adapters;
-    open_rooms((struct feedback_options){ .lock_timeout_ms = 10000 });
-}
-
-static void teardown(void)
-{
-    close_rooms();
-    toy_house_close(&house);
-    ck_assert_int_eq(toy.not_loaded, 0);
-}
-
-static cJSON *parsed(const char *text)
-{
-    cJSON *v = NULL;
-    ck_ok(json_parse(text, strlen(text), "test", &v, &err), err);
-    return v;
-}
-
-static void create(const char *id)
-{
-    struct feedback_created made;
-    const struct feedback_create r = { .lora_id = id };
-    ck_ok(feedback_create(f, &r, &made, &err), err);
-    ck_assert(made.serves);
-}
-
-#define TALK \
-    "[{\"role\":\"user\",\"content\":\"first\"},{\"role\":\"assistant\",\"content\":\"yes\"}," \
-    "{\"role\":\"user\",\"content\":\"who are you?\"}]"
-
-/* Asks the model; the completion id is in id, the text is returned (until the next call). */
-static const char *chat(const char *model, char id[STATE_ID_CAP])
-{
-    static char text[64];
-    struct serving_answer out;
-    cJSON *list = parsed(TALK);
-    struct serving_request r = { .model = model, .messages = list };
-    serving_params_default(&r.params);
-    ck_ok(serving_chat(serving, &r, &out, &err), err);
-    (void)snprintf(text, sizeof text, "%s", out.text);
-    memcpy(id, out.receipt.id, STATE_ID_CAP);
-    serving_answer_clear(&out);
-    cJSON_Delete(list);
-    return text;
-}
-
-static int run_items(const struct feedback_item *items, size_t n)
-{
-    const struct feedback_request r = { .items = items, .n_items = n };
-    err = ERR_INIT;
-    return feedback_run(f, &r, &result, &err);
-}
-
-static int run_one(const char *lora_id, const char *completion_id, const char *training)
-{
-    cJSON *t = training == NULL ? NULL : parsed(training);
-    const struct feedback_item item = { .lora_id = lora_id, .completion_id = completion_id, .feedback = " be Kuro \n",
-                                        .training = t };
-    int rc = run_items(&item, 1);
-    cJSON_Delete(t);
-    return rc;
-}
-
-static uint64_t head_of(const char *id)
-{
-    struct adapter_entry *e = NULL;
-    ck_ok(adapter_head(a, id, NULL, &e, &err), err);
-    uint64_t n = e->n;
-    adapter_entry_unref(e);
-    return n;
-}
-
-static double number(const cJSON *o, const char *name)
-{
-    const cJSON *v = json_get(o, name);
-    ck_assert_msg(cJSON_IsNumber(v), "'%s' is no number", name);
-    return v->valuedouble;
-}
+#include <math.h>
 
 START_TEST(feedback_makes_the_next_version_answer)
 {
@@ -139,10 +22,11 @@ START_TEST(feedback_makes_the_next_version_answer)
     ck_assert_uint_eq(strlen(result.request_id), 32);
     ck_assert(result.serves && result.recorded && !result.slept);
     ck_assert_uint_eq(result.batch_size, 1);
-    ck_assert_str_eq(toy.last_teacher,
-                     "<open>user\nfirst<end><open>assistant\nyes<end><open>user\nwho are you?\n\n=== HINDSIGHT CONTEXT ==="
-                     "\n[The following is a future user message. Use this to guide your answer to the user prompt.]\n"
-                     "be Kuro<end><open>assistant\n");
+    ck_assert_str_eq(toy.last_teacher, "<open>user\nfirst<end><open>assistant\nyes<end><open>"
+                                       "user\nwho are you?\n\n=== HINDSIGHT CONTEXT ==="
+                                       "\n[The following is a future user message. Use this to "
+                                       "guide your answer to the user prompt.]\n"
+                                       "be Kuro<end><open>assistant\n");
     ck_assert_uint_eq(toy.last_n_response, 3); /* with the end of the turn */
     ck_assert_float_eq(toy.last_logprob, -0.125f * (TOY_END % 4 + 1));
     ck_assert_uint_eq(toy.last_age, 0);
@@ -156,7 +40,8 @@ START_TEST(feedback_makes_the_next_version_answer)
     ck_assert(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(result.metadata, "kl_reg")));
     const cJSON *texts = json_get(result.metadata, "teacher_scored_texts");
     ck_assert_int_eq(cJSON_GetArraySize(texts), 1);
-    ck_assert_ptr_nonnull(strstr(cJSON_GetArrayItem(texts, 0)->valuestring, "be Kuro<end><open>assistant\nv0<end>"));
+    ck_assert_ptr_nonnull(
+        strstr(cJSON_GetArrayItem(texts, 0)->valuestring, "be Kuro<end><open>assistant\nv0<end>"));
     ck_assert_int_ge(result.timing.total, result.timing.distill + result.timing.save);
     /* the next answer */
     ck_assert_str_eq(chat("ada/tutor", id), "v1");
@@ -198,7 +83,9 @@ START_TEST(answers_are_found_by_their_text)
     (void)chat("x", id);
     (void)chat("x", newest);
     (void)chat("y", id); /* the same words of another adapter, later */
-    const struct feedback_item item = { .lora_id = "x", .prompt = "p", .response = "It is\nme ", .feedback = "no" };
+    const struct feedback_item item = {
+        .lora_id = "x", .prompt = "p", .response = "It is\nme ", .feedback = "no"
+    };
     ck_ok(run_items(&item, 1), err);
     struct state_feedback *rec = NULL;
     ck_ok(state_feedback_get(state, result.request_id, "", &rec, &err), err);
@@ -208,7 +95,9 @@ START_TEST(answers_are_found_by_their_text)
     /* an answer of the base serves an adapter just made */
     toy.say = "from the base";
     (void)chat("", id);
-    const struct feedback_item base = { .lora_id = "y", .prompt = "p", .response = "from the base", .feedback = "no" };
+    const struct feedback_item base = {
+        .lora_id = "y", .prompt = "p", .response = "from the base", .feedback = "no"
+    };
     ck_ok(run_items(&base, 1), err);
     feedback_result_clear(&result);
 }
@@ -232,6 +121,27 @@ START_TEST(rollouts_outlive_a_restart)
 }
 END_TEST
 
+START_TEST(after_a_rollback_the_same_words_are_a_new_step)
+{
+    char id[STATE_ID_CAP];
+    struct adapter_entry *back = NULL;
+    create("x");
+    (void)chat("x", id);
+    ck_ok(run_one("x", id, NULL), err);
+    feedback_result_clear(&result);
+    ck_ok(adapter_rollback(a, "x", 1, "", NULL, &back, &err), err);
+    adapter_entry_unref(back);
+    ck_assert_str_eq(chat("x", id), "v0");
+    ck_ok(run_one("x", id, NULL), err);
+    ck_assert_uint_eq(result.version_from, 3);
+    ck_assert_uint_eq(result.version_to, 4);
+    ck_assert_str_eq(chat("x", id), "v1");
+    feedback_result_clear(&result);
+    /* though from the same state by the same samples */
+    ck_assert(!sha256_equal(&toy.keys[0], &toy.keys[1]));
+}
+END_TEST
+
 START_TEST(batches_and_several_steps)
 {
     char one[STATE_ID_CAP];
@@ -239,8 +149,10 @@ START_TEST(batches_and_several_steps)
     create("x");
     (void)chat("x", one);
     (void)chat("x", two);
-    cJSON *t = parsed("{\"steps_per_batch\":3,\"burn\":7,\"train_end_token\":false,\"nonsense\":1}");
-    cJSON *same = parsed("{\"burn\":7,\"steps_per_batch\":3,\"train_end_token\":false,\"learning_rate\":0.5}");
+    cJSON *t =
+        parsed("{\"steps_per_batch\":3,\"burn\":7,\"train_end_token\":false,\"nonsense\":1}");
+    cJSON *same = parsed(
+        "{\"burn\":7,\"steps_per_batch\":3,\"train_end_token\":false,\"learning_rate\":0.5}");
     const struct feedback_item items[] = {
         { .lora_id = "x", .completion_id = one, .feedback = "a", .training = t },
         { .lora_id = "x-latest", .completion_id = two, .feedback = "b", .training = same },
@@ -301,17 +213,17 @@ START_TEST(bad_settings_are_all_told)
     char id[STATE_ID_CAP];
     create("x");
     (void)chat("x", id);
-    ck_failed(run_one("x", id, "{\"learning_rate\":7,\"burn\":\"hot\",\"steps_per_batch\":65,\"other\":1}"),
+    ck_failed(run_one("x", id,
+                      "{\"learning_rate\":7,\"burn\":\"hot\",\"steps_per_batch\":65,\"other\":1}"),
               CLAAS_ERR_INVALID, err);
-    ck_assert_msg(strstr(err.message, "learning_rate") != NULL && strstr(err.message, "burn") != NULL &&
+    ck_assert_msg(strstr(err.message, "learning_rate") != NULL &&
+                      strstr(err.message, "burn") != NULL &&
                       strstr(err.message, "steps_per_batch") != NULL,
                   "%s", err.message);
     ck_assert(!feedback_is_mixed(&err));
     ck_failed(run_one("x", id, "[1]"), CLAAS_ERR_INVALID, err);
     ck_assert_int_eq(toy.trains, 0);
-    struct state_counts counts;
-    ck_ok(state_count(state, &counts, &err), err);
-    ck_assert_uint_eq(counts.feedback, 0); /* refused before anything was kept */
+    ck_assert_uint_eq(records(), 0); /* refused before anything was kept */
 }
 END_TEST
 
@@ -353,11 +265,19 @@ START_TEST(what_cannot_be_found_is_named)
     ck_failed(run_one("x", id, NULL), CLAAS_ERR_INVALID, err); /* y's answer */
     ck_assert_ptr_nonnull(strstr(err.message, "'y'"));
     ck_failed(run_one("y@1", id, NULL), CLAAS_ERR_INVALID, err);
-    const struct feedback_item item = { .lora_id = "x", .prompt = "p", .response = "Hello,  world\n", .feedback = "no" };
+    const struct feedback_item item = {
+        .lora_id = "x", .prompt = "p", .response = "Hello,  world\n", .feedback = "no"
+    };
     ck_failed(run_items(&item, 1), CLAAS_ERR_NOT_FOUND, err);
     ck_assert_msg(strstr(err.message, "4ae7c3b6ac0beff6") != NULL, "%s", err.message);
     ck_assert_ptr_null(strstr(err.message, "4ae7c3b6ac0beff67"));
+    const struct feedback_item batch[] = {
+        { .lora_id = "y", .completion_id = id, .feedback = "a" },
+        { .lora_id = "y", .completion_id = "c-0", .feedback = "b" }
+    };
+    ck_failed(run_items(batch, 2), CLAAS_ERR_NOT_FOUND, err); /* a batch is one step or none */
     ck_assert_int_eq(toy.trains, 0);
+    ck_assert_uint_eq(records(), 0);
 }
 END_TEST
 
@@ -377,10 +297,23 @@ END_TEST
 START_TEST(answers_that_cannot_be_trained_are_refused)
 {
     static const int32_t ids[] = { 65, TOY_END };
-    struct state_rollout r = { .id = "c-1", .kind = "chat", .owner = "", .model = "", .adapter = "x", .version = 1,
-                               .time_ns = clock_real_ns(), .messages_json = TALK, .text = "A", .visible = "A",
-                               .sampler_json = "{}", .finish = "stop", .prompt_ids = ids, .n_prompt = 1,
-                               .response_ids = ids, .n_response = 2, .end_tokens = 1 };
+    struct state_rollout r = { .id = "c-1",
+                               .kind = "chat",
+                               .owner = "",
+                               .model = "",
+                               .adapter = "x",
+                               .version = 1,
+                               .time_ns = clock_real_ns(),
+                               .messages_json = TALK,
+                               .text = "A",
+                               .visible = "A",
+                               .sampler_json = "{}",
+                               .finish = "stop",
+                               .prompt_ids = ids,
+                               .n_prompt = 1,
+                               .response_ids = ids,
+                               .n_response = 2,
+                               .end_tokens = 1 };
     create("x");
     ck_ok(state_rollout_add(state, &r, &err), err);
     ck_failed(run_one("x", "c-1", NULL), CLAAS_ERR_INVALID, err); /* no log-probabilities */
@@ -411,7 +344,8 @@ START_TEST(answers_that_cannot_be_trained_are_refused)
     r.id = "c-6";
     ck_ok(state_rollout_add(state, &r, &err), err);
     toy.context = 100;
-    ck_failed(run_one("x", "c-6", NULL), CLAAS_ERR_INVALID, err); /* too long with the feedback in it */
+    /* too long with the feedback in it */
+    ck_failed(run_one("x", "c-6", NULL), CLAAS_ERR_INVALID, err);
     ck_assert_msg(strstr(err.message, "100") != NULL, "%s", err.message);
     ck_assert_int_eq(toy.trains, 0);
     toy.context = 512;
@@ -420,215 +354,35 @@ START_TEST(answers_that_cannot_be_trained_are_refused)
 }
 END_TEST
 
+static const struct {
+    const char *metric; /* null: the engine itself refuses */
+    double value;
+} spoilt[] = {
+    { NULL, 0 },
+    { "total_loss", (double)NAN },
+    { "total_loss", (double)INFINITY },
+    { "grad_norm", -(double)INFINITY },
+    { "something_of_its_own", (double)NAN },
+};
+enum { N_SPOILT = sizeof spoilt / sizeof spoilt[0] };
+
 START_TEST(a_refused_step_changes_nothing)
 {
     char id[STATE_ID_CAP];
     create("x");
     (void)chat("x", id);
-    if (_i == 0) {
-        toy.fail_trains = 1; /* the engine refuses */
-    } else {
-        toy.spoil_loss = 1; /* the engine does not see it */
-    }
-    ck_failed(run_one("x", id, NULL), CLAAS_ERR_INTERNAL, err);
+    toy.fail_trains = spoilt[_i].metric == NULL;
+    toy.spoil = spoilt[_i].metric;
+    toy.spoilt = spoilt[_i].value;
+    ck_failed(run_one("x", id, "{\"steps_per_batch\":2}"), CLAAS_ERR_INTERNAL, err);
     ck_assert_msg(strncmp(err.message, "distill: step refused", 21) == 0, "%s", err.message);
+    ck_assert_int_eq(toy.trains, 1); /* no second try at what cannot be */
+    ck_record_failed("x", "distill");
     ck_assert_uint_eq(head_of("x"), 1);
     ck_assert_str_eq(chat("x", id), "v0");
-    struct state_feedbacks page;
-    ck_ok(state_feedback_list(state, "x", "", 0, 10, &page, &err), err);
-    ck_assert_uint_eq(page.n, 1);
-    ck_assert_str_eq(page.at[0]->status, "error");
-    ck_assert_str_eq(page.at[0]->phase, "distill");
-    ck_assert_int_eq(page.at[0]->error_code, CLAAS_ERR_INTERNAL);
-    ck_assert_ptr_nonnull(strstr(page.at[0]->error, "step refused"));
-    state_feedbacks_clear(&page);
-}
-END_TEST
-
-/* ---- others at the same time ---- */
-
-static int intruders;      /* how many commits of somebody else come in the middle of steps */
-static uint64_t intruder_n;
-
-static void intrude(void)
-{
-    if (intruders > 0) {
-        char job[32];
-        intruders--;
-        (void)snprintf(job, sizeof job, "other-%d", intruders);
-        intruder_n = head_of("x");
-        ck_assert_int_eq(toy_commit(a, "x", intruder_n, job, intruders % 2 ? "one\n" : "one\ntwo\nthree\n"), 0);
-    }
-}
-
-START_TEST(a_conflict_is_trained_again)
-{
-    char id[STATE_ID_CAP];
-    create("x");
-    (void)chat("x", id);
-    intruders = 1;
-    toy.in_train = intrude;
-    ck_ok(run_one("x", id, NULL), err);
-    ck_assert_int_eq(toy.trains, 2);
-    ck_assert_uint_eq(result.version_from, 2);
-    ck_assert_uint_eq(result.version_to, 3);
-    ck_assert_uint_eq(toy.last_age, 1);
-    ck_assert(!sha256_equal(&toy.keys[0], &toy.keys[1])); /* another parent, another key */
-    ck_assert_str_eq(chat("x", id), "v4");                /* on top of the three lines of the other one */
-    feedback_result_clear(&result);
-    intruders = 100;
-    toy.trains = 0;
-    ck_failed(run_one("x", id, NULL), CLAAS_ERR_CONFLICT, err);
-    ck_assert_int_eq(toy.trains, 5);
-    intruders = 0;
-}
-END_TEST
-
-struct runner {
-    pthread_t thread;
-    const char *lora_id;
-    char id[STATE_ID_CAP];
-    int rc;
-    struct claas_error err;
-    struct feedback_result result;
-};
-
-static void *run_thread(void *ctx)
-{
-    struct runner *r = ctx;
-    const struct feedback_item item = { .lora_id = r->lora_id, .completion_id = r->id, .feedback = "x" };
-    const struct feedback_request request = { .items = &item, .n_items = 1 };
-    r->err = ERR_INIT;
-    r->rc = feedback_run(f, &request, &r->result, &r->err);
-    return NULL;
-}
-
-static void begin(struct runner *r, const char *lora_id, const char *id)
-{
-    *r = (struct runner){ .lora_id = lora_id };
-    memcpy(r->id, id, sizeof r->id);
-    ck_assert_int_eq(pthread_create(&r->thread, NULL, run_thread, r), 0);
-}
-
-START_TEST(feedback_at_once_is_applied_in_order)
-{
-    struct runner r[3];
-    char id[STATE_ID_CAP];
-    char other[STATE_ID_CAP];
-    create("x");
-    create("y");
-    (void)chat("x", id);
-    (void)chat("y", other);
-    toy.train_gate = 1;
-    begin(&r[0], "x", id);
-    toy_wait_at(&toy.at_train_gate, 1);
-    begin(&r[1], "x", id);
-    begin(&r[2], "y", other);
-    toy_wait_at(&toy.at_train_gate, 2); /* y need not wait for x */
-    (void)usleep(20000);
-    ck_assert_int_eq(toy.trains, 2);    /* but the second one of x does */
-    ck_assert_str_eq(chat("x", id), "v0"); /* and answers go on */
-    toy_open_gate();
-    for (int i = 0; i < 3; i++) {
-        ck_assert_int_eq(pthread_join(r[i].thread, NULL), 0);
-        ck_ok(r[i].rc, r[i].err);
-    }
-    ck_assert_uint_eq(r[0].result.version_to, 2);
-    ck_assert_uint_eq(r[1].result.version_from, 2);
-    ck_assert_uint_eq(r[1].result.version_to, 3);
-    ck_assert_uint_eq(r[2].result.version_to, 2);
-    ck_assert_int_eq(toy.trains, 3); /* nobody had to train twice */
-    ck_assert_str_eq(chat("x", id), "v2");
-    for (int i = 0; i < 3; i++) {
-        feedback_result_clear(&r[i].result);
-    }
-}
-END_TEST
-
-START_TEST(a_turn_that_does_not_come_is_a_conflict)
-{
-    struct runner r;
-    char id[STATE_ID_CAP];
-    close_rooms();
-    open_rooms((struct feedback_options){ .lock_timeout_ms = 30 });
-    create("x");
-    (void)chat("x", id);
-    toy.train_gate = 1;
-    begin(&r, "x", id);
-    toy_wait_at(&toy.at_train_gate, 1);
-    ck_failed(run_one("x", id, NULL), CLAAS_ERR_CONFLICT, err);
-    toy_open_gate();
-    ck_assert_int_eq(pthread_join(r.thread, NULL), 0);
-    ck_ok(r.rc, r.err);
-    feedback_result_clear(&r.result);
-    struct state_counts counts;
-    ck_ok(state_count(state, &counts, &err), err);
-    ck_assert_uint_eq(counts.feedback, 1); /* who did not get a turn leaves nothing */
-}
-END_TEST
-
-START_TEST(a_version_that_cannot_be_loaded_stays_committed)
-{
-    char id[STATE_ID_CAP];
-    struct serving_health health;
-    create("x");
-    (void)chat("x", id);
-    (void)pthread_mutex_lock(&toy.mutex);
-    toy.fail_loads = -1;
-    (void)pthread_mutex_unlock(&toy.mutex);
-    ck_ok(run_one("x", id, NULL), err);
+    toy.spoil = NULL;
+    ck_ok(run_one("x", id, NULL), err); /* and others go on */
     ck_assert_uint_eq(result.version_to, 2);
-    ck_assert(!result.serves);
-    ck_assert_int_eq(cJSON_GetArraySize(result.warnings), 1);
-    feedback_result_clear(&result);
-    ck_assert_str_eq(chat("x", id), "v0"); /* the old one */
-    serving_health(serving, &health);
-    ck_assert_int_eq(health.state, CLAAS_DEGRADED);
-    (void)pthread_mutex_lock(&toy.mutex);
-    toy.fail_loads = 0;
-    (void)pthread_mutex_unlock(&toy.mutex);
-    for (int i = 0; i < 1000 && health.n_behind > 0; i++) {
-        (void)usleep(2000);
-        serving_health(serving, &health);
-    }
-    ck_assert_str_eq(chat("x", id), "v1");
-}
-END_TEST
-
-static int phases[16];
-static int n_phases;
-
-static void on_phase(void *ctx, enum feedback_phase phase)
-{
-    (void)ctx;
-    phases[n_phases++] = (int)phase;
-}
-
-START_TEST(inference_gives_the_device_up_when_told_to)
-{
-    char id[STATE_ID_CAP];
-    close_rooms();
-    open_rooms((struct feedback_options){ .lock_timeout_ms = 1000, .pause = house.instance });
-    create("x");
-    (void)chat("x", id);
-    const struct feedback_item item = { .lora_id = "x", .completion_id = id, .feedback = "f" };
-    struct feedback_request r = { .items = &item, .n_items = 1, .phase = on_phase };
-    ck_ok(feedback_run(f, &r, &result, &err), err);
-    ck_assert(result.slept && result.woke);
-    ck_assert_int_eq(toy.pauses, 1);
-    ck_assert_int_eq(toy.resumes, 1);
-    ck_assert_int_eq(n_phases, 7);
-    for (int i = 0; i < n_phases; i++) {
-        ck_assert_int_eq(phases[i], i); /* validate, lock, sleep, distill, save, wake, done */
-    }
-    feedback_result_clear(&result);
-    toy.fail_trains = 1;
-    ck_failed(feedback_run(f, &r, &result, &err), CLAAS_ERR_INTERNAL, err);
-    ck_assert_int_eq(toy.resumes, 2); /* never left paused */
-    r.no_pause = 1;
-    ck_ok(feedback_run(f, &r, &result, &err), err);
-    ck_assert_int_eq(toy.pauses, 2);
-    ck_assert(!result.slept);
     feedback_result_clear(&result);
 }
 END_TEST
@@ -639,7 +393,9 @@ START_TEST(adapters_are_made)
 {
     struct feedback_created made;
     cJSON *spec = parsed("{\"lora_r\":8,\"lora_id\":\"ignored\",\"lora_alpha\":null}");
-    struct feedback_create r = { .lora_id = "ada/tutor-latest", .base_model = "toy/model", .spec = spec };
+    struct feedback_create r = { .lora_id = "ada/tutor-latest",
+                                 .base_model = "toy/model",
+                                 .spec = spec };
     ck_ok(feedback_create(f, &r, &made, &err), err);
     ck_assert_str_eq(made.lora_id, "ada/tutor");
     ck_assert_uint_eq(made.version, 1);
@@ -670,7 +426,8 @@ START_TEST(adapters_that_cannot_be_are_refused)
     r.base_model = "Other/Base";
     ck_ok(feedback_create(f, &r, &made, &err), err);
     r.base_model = NULL;
-    static const char *const bad[] = { "", "..", "../x", "a//b", "a/../b", "/", ".hidden", "a b", "x\n" };
+    static const char *const bad[] = { "",  "..",      "../x", "a//b", "a/../b",
+                                       "/", ".hidden", "a b",  "x\n" };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         r.lora_id = bad[i];
         ck_failed(feedback_create(f, &r, &made, &err), CLAAS_ERR_INVALID, err);
@@ -680,7 +437,9 @@ START_TEST(adapters_that_cannot_be_are_refused)
     r.spec = spec;
     int creates = toy.creates;
     ck_failed(feedback_create(f, &r, &made, &err), CLAAS_ERR_INVALID, err);
-    ck_assert_msg(strstr(err.message, "lora_r") != NULL && strstr(err.message, "lora_alpha") != NULL, "%s", err.message);
+    ck_assert_msg(strstr(err.message, "lora_r") != NULL &&
+                      strstr(err.message, "lora_alpha") != NULL,
+                  "%s", err.message);
     ck_assert_int_eq(toy.creates, creates);
     cJSON_Delete(spec);
 }
@@ -692,7 +451,9 @@ START_TEST(another_base_is_refused)
     struct adapter_out *out = NULL;
     struct adapter_entry *entry = NULL;
     const struct adapter_out_params params = { .id = "x", .base = "other-base" };
-    const struct adapter_commit c = { .kind = ADAPTER_IMPORT, .job = "j", .engine = "toy", .base_name = "other/model" };
+    const struct adapter_commit c = {
+        .kind = ADAPTER_IMPORT, .job = "j", .engine = "toy", .base_name = "other/model"
+    };
     ck_ok(adapter_out_new(a, &params, &out, &err), err);
     struct claas_out *abi = adapter_out_abi(out);
     struct claas_digest d;
@@ -733,6 +494,7 @@ static Suite *suite(void)
     tcase_add_test(t, feedback_makes_the_next_version_answer);
     tcase_add_test(t, answers_are_found_by_their_text);
     tcase_add_test(t, rollouts_outlive_a_restart);
+    tcase_add_test(t, after_a_rollback_the_same_words_are_a_new_step);
     tcase_add_test(t, batches_and_several_steps);
     tcase_add_test(t, configured_defaults_hold_and_requests_override);
     tcase_add_test(t, bad_settings_are_all_told);
@@ -740,12 +502,7 @@ static Suite *suite(void)
     tcase_add_test(t, what_cannot_be_found_is_named);
     tcase_add_loop_test(t, incomplete_items_are_refused, 0, 4);
     tcase_add_test(t, answers_that_cannot_be_trained_are_refused);
-    tcase_add_loop_test(t, a_refused_step_changes_nothing, 0, 2);
-    tcase_add_test(t, a_conflict_is_trained_again);
-    tcase_add_test(t, feedback_at_once_is_applied_in_order);
-    tcase_add_test(t, a_turn_that_does_not_come_is_a_conflict);
-    tcase_add_test(t, a_version_that_cannot_be_loaded_stays_committed);
-    tcase_add_test(t, inference_gives_the_device_up_when_told_to);
+    tcase_add_loop_test(t, a_refused_step_changes_nothing, 0, N_SPOILT);
     tcase_add_test(t, adapters_are_made);
     tcase_add_test(t, adapters_that_cannot_be_are_refused);
     tcase_add_test(t, another_base_is_refused);
