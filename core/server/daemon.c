@@ -27,6 +27,7 @@
 
 enum { PART_ENGINE, PART_STORAGE, PART_INFERENCE, PARTS };
 enum { GRACE_MS = 5000 };
+enum { FIRST_SWEEP_MS = 5000 };
 
 struct part {
     const struct config_section *section;
@@ -308,13 +309,28 @@ static void keeper_sweep(struct daemon *d)
     if (!a) {
         return;
     }
-    if (adapter_sweep(a, 0, &d->call.abi, &sweep, &err)) {
+    int rc = adapter_sweep(a, 0, &d->call.abi, &sweep, &err);
+    if (rc == CLAAS_ERR_CANCELLED) {
+        return; /* the daemon stops */
+    }
+    if (rc) {
         log_line(LOG_WARNING, "server", "cannot sweep the store: %s", err.message);
     } else if (sweep.n_removed > 0) {
         log_line(LOG_INFO, "server", "swept %llu contents, %llu bytes, from the store",
                  (unsigned long long)sweep.n_removed, (unsigned long long)sweep.bytes_removed);
     }
     adapter_names_clear(&sweep.keys);
+}
+
+/* The first sweep comes soon, for daemons that never run for long, but not in the way of the first requests. */
+static void keeper_keep(struct daemon *d)
+{
+    int64_t every = d->config->retention.sweep_every_ms;
+    int64_t wait = every < FIRST_SWEEP_MS ? every : FIRST_SWEEP_MS;
+    while (!keeper_sleep(d, wait)) {
+        keeper_sweep(d);
+        wait = every;
+    }
 }
 
 static void *keeper_main(void *ctx)
@@ -342,10 +358,7 @@ static void *keeper_main(void *ctx)
     atomic_store(&d->app.ready, 1);
     log_line(LOG_INFO, "server", "ready after %lld ms", (long long)((clock_mono_ns() - begun) / 1000000));
     notify_send("READY=1\nSTATUS=ready");
-    int64_t every = d->config->retention.sweep_every_ms;
-    while (!keeper_sleep(d, every)) {
-        keeper_sweep(d);
-    }
+    keeper_keep(d);
     return NULL;
 }
 
