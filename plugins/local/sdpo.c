@@ -41,17 +41,25 @@ static double weigh(double p, double x)
     return p > 0 ? p * x : 0;
 }
 
-static int row_check(const struct sdpo_settings *s, const struct sdpo_row *row, struct claas_error *err)
+static int settings_check(const struct sdpo_settings *s, struct claas_error *err)
 {
     if (!(s->alpha > 0) || s->alpha > 1) {
         return err_set(err, CLAAS_ERR_INVALID, "alpha",
                        "alpha %g is refused: at 0 the divergence and its gradient vanish, above 1 it is not defined",
                        s->alpha);
     }
-    if (!(s->is_clip > 0) || !isfinite(s->is_clip) || !(s->kl_reg_weight >= 0) || !isfinite(s->kl_reg_weight)) {
-        return err_set(err, CLAAS_ERR_INVALID, NULL, "is_clip %g or kl_reg_weight %g is out of range", s->is_clip,
+    if (!(s->is_clip > 0) || !isfinite(s->is_clip)) {
+        return err_set(err, CLAAS_ERR_INVALID, "is_clip", "is_clip %g is refused: not above 0 and finite", s->is_clip);
+    }
+    if (!(s->kl_reg_weight >= 0) || !isfinite(s->kl_reg_weight)) {
+        return err_set(err, CLAAS_ERR_INVALID, "kl_reg_weight", "kl_reg_weight %g is refused: not from 0 and finite",
                        s->kl_reg_weight);
     }
+    return 0;
+}
+
+static int row_check(const struct sdpo_row *row, struct claas_error *err)
+{
     if (row->n == 0) {
         return err_set(err, CLAAS_ERR_INVALID, NULL, "a teacher row without ids");
     }
@@ -62,6 +70,15 @@ static int row_check(const struct sdpo_settings *s, const struct sdpo_row *row, 
     if (!isfinite(sum) || isinf(row->base)) {
         return err_set(err, CLAAS_ERR_INVALID, NULL, "a logit or log-probability of token %d is not finite",
                        (int)row->chosen);
+    }
+    return 0;
+}
+
+/* Finite inputs far apart can still leave the range of double. */
+static int value_check(const struct sdpo_row *row, const struct sdpo_value *v, struct claas_error *err)
+{
+    if (!isfinite(v->logprob + v->divergence + v->k3 + v->dense)) {
+        return err_set(err, CLAAS_ERR_INVALID, NULL, "the loss of token %d is not finite", (int)row->chosen);
     }
     return 0;
 }
@@ -101,7 +118,8 @@ static double teacher_of_chosen(const struct sdpo_row *row)
 int sdpo_row_loss(const struct sdpo_settings *s, const struct sdpo_row *row, struct sdpo_value *out, double *coef,
                   struct claas_error *err)
 {
-    int rc = row_check(s, row, err);
+    int rc = settings_check(s, err);
+    rc = rc != 0 ? rc : row_check(row, err);
     if (rc != 0) {
         return rc;
     }
@@ -124,8 +142,11 @@ int sdpo_row_loss(const struct sdpo_settings *s, const struct sdpo_row *row, str
         v.k3 = expm1(x) - x;
         v.dense += clamped ? 0 : s->kl_reg_weight * expm1(x);
     }
-    *out = v;
-    return 0;
+    rc = value_check(row, &v, err);
+    if (rc == 0) {
+        *out = v;
+    }
+    return rc;
 }
 
 size_t sdpo_live_rows(const struct sdpo_sample *sample)
@@ -146,6 +167,35 @@ static void sums_add(struct sdpo_sums *sums, const struct sdpo_settings *s, cons
     sums->tokens++;
 }
 
+/* One row of a chunk: its arrays, in double. */
+struct chunk_row {
+    double *teacher; /* [n] */
+    double *logits;  /* [n] */
+    double *coef;    /* [n] */
+    double lse;
+    double chosen_logit;
+};
+
+static int sample_row_loss(const struct sdpo_settings *s, const struct sdpo_sample *sample, size_t at,
+                           const struct chunk_row *in, struct sdpo_value *out, struct claas_error *err)
+{
+    if (sample->base && isnan(sample->base[at])) {
+        return err_set(err, CLAAS_ERR_INVALID, NULL, "a log-probability of the base model is not a number");
+    }
+    const struct sdpo_row row = {
+        .n = sample->n,
+        .ids = sample->ids + at * sample->n,
+        .teacher = in->teacher,
+        .logits = in->logits,
+        .lse = in->lse,
+        .chosen_logit = in->chosen_logit,
+        .chosen = sample->chosen[at],
+        .old = (double)sample->old[at],
+        .base = sample->base ? (double)sample->base[at] : (double)NAN,
+    };
+    return sdpo_row_loss(s, &row, out, in->coef, err);
+}
+
 int sdpo_rows_loss(const struct sdpo_settings *s, const struct sdpo_sample *sample, size_t first, size_t rows,
                    const float *logits, const float *lse, const float *chosen_logit, double weight,
                    struct sdpo_sums *sums, float *coef, float *dense, struct claas_error *err)
@@ -155,31 +205,26 @@ int sdpo_rows_loss(const struct sdpo_settings *s, const struct sdpo_sample *samp
     if (!room) {
         return err_oom(err, "computing the loss");
     }
-    struct sdpo_row row = { .n = n, .teacher = room, .logits = room + n };
+    struct chunk_row row = { .teacher = room, .logits = room + n, .coef = room + 2 * n };
     int rc = 0;
     for (size_t i = 0; i < rows && rc == 0; i++) {
         size_t at = first + i;
-        int live = !sample->mask || sample->mask[at];
         struct sdpo_value v = { 0 };
         for (size_t j = 0; j < n; j++) {
-            room[j] = (double)sample->teacher[at * n + j];
-            room[n + j] = (double)logits[i * n + j];
-            room[2 * n + j] = 0;
+            row.teacher[j] = (double)sample->teacher[at * n + j];
+            row.logits[j] = (double)logits[i * n + j];
+            row.coef[j] = 0;
         }
-        if (live) {
-            row.ids = sample->ids + at * n;
+        if (!sample->mask || sample->mask[at]) {
             row.lse = (double)lse[i];
             row.chosen_logit = (double)chosen_logit[i];
-            row.chosen = sample->chosen[at];
-            row.old = (double)sample->old[at];
-            row.base = sample->base ? (double)sample->base[at] : (double)NAN;
-            rc = sample->base && isnan(sample->base[at])
-                     ? err_set(err, CLAAS_ERR_INVALID, NULL, "a log-probability of the base model is not a number")
-                     : sdpo_row_loss(s, &row, &v, room + 2 * n, err);
-            sums_add(sums, s, &v);
+            rc = sample_row_loss(s, sample, at, &row, &v, err);
+            if (rc == 0) {
+                sums_add(sums, s, &v);
+            }
         }
         for (size_t j = 0; j < n; j++) {
-            coef[i * n + j] = (float)(weight * room[2 * n + j]);
+            coef[i * n + j] = (float)(weight * row.coef[j]);
         }
         dense[i] = (float)(weight * v.dense);
     }
