@@ -21,7 +21,7 @@ AC_DEFUN([CLAAS_SANITIZERS], [
     [yes], [claas_sanitizers=address,undefined],
     [claas_sanitizers=$enable_sanitizers])
   AS_IF([test -n "$claas_sanitizers"], [
-    SAN_CFLAGS="-fsanitize=$claas_sanitizers -fno-omit-frame-pointer"
+    SAN_CFLAGS="-fsanitize=$claas_sanitizers -fno-sanitize-recover=all -fno-omit-frame-pointer"
     NO_UNDEFINED=
     save_CFLAGS=$CFLAGS
     CFLAGS="$CFLAGS $SAN_CFLAGS"
@@ -31,6 +31,7 @@ AC_DEFUN([CLAAS_SANITIZERS], [
       [AC_MSG_RESULT([cross compiling, not tried])])
     CFLAGS=$save_CFLAGS])
   AM_CONDITIONAL([SANITIZERS], [test -n "$claas_sanitizers"])
+  AC_SUBST([claas_sanitizers])
   AC_SUBST([SAN_CFLAGS])
   AC_SUBST([NO_UNDEFINED])])
 
