@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* From a version of the host to an adapter in memory: a pointer when it is warm, its files when it is not. */
+#include "config.h"
+
+#include "plugins/local/instance.h"
+
+#include "plugins/local/moments.h"
+#include "plugins/local/peft.h"
+
+#include "base/err.h"
+
+#include <string.h>
+
+const char *const instance_formats[] = { PEFT_FORMAT, NULL };
+
+static int has_file(const struct claas_version *v, const char *name)
+{
+    for (uint32_t i = 0; i < v->n_files; i++) {
+        if (strcmp(v->files[i]->name, name) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int check_files(const struct claas_version *v, struct claas_error *err)
+{
+    static const char *const needed[] = { PEFT_WEIGHTS, PEFT_CONFIG };
+    if (!v->format || strcmp(v->format, PEFT_FORMAT) != 0) {
+        return err_set(err, CLAAS_ERR_UNSUPPORTED, "format", "cannot use adapter '%s': its format is '%.40s', known is %s",
+                       v->label, v->format ? v->format : "", PEFT_FORMAT);
+    }
+    for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
+        if (!has_file(v, needed[i])) {
+            return err_set(err, CLAAS_ERR_INVALID, needed[i], "cannot use adapter '%s': it has no file '%s'", v->label,
+                           needed[i]);
+        }
+    }
+    return 0;
+}
+
+/* Paths are asked for one by one, for the host may hand out the same buffer twice. */
+static int read_files(const struct instance *self, const struct claas_version *v, int with_moments,
+                      struct warm_adapter *out, struct claas_error *err)
+{
+    const char *path = NULL;
+    char weights[4096];
+    int rc = v->path(v, PEFT_WEIGHTS, &path, err);
+    if (!rc && strlen(path) >= sizeof weights) {
+        return err_set(err, CLAAS_ERR_INVALID, PEFT_WEIGHTS, "the path of '%s' is too long", v->label);
+    }
+    if (!rc) {
+        memcpy(weights, path, strlen(path) + 1);
+        rc = v->path(v, PEFT_CONFIG, &path, err);
+    }
+    rc = rc ? rc : peft_read(self->kernels, &self->model->geometry, weights, path, &out->lora, err);
+    if (!rc && with_moments && out->has_moments) {
+        rc = v->path(v, MOMENTS_FILE, &path, err);
+        rc = rc ? rc : moments_read(out->lora, path, &out->moments, err);
+    }
+    if (rc) {
+        err_prefix(err, "adapter '%s'", v->label);
+    }
+    return rc;
+}
+
+static const struct warm_adapter *find(struct instance *self, const struct claas_version *v, int for_training)
+{
+    return for_training ? warm_find_state(self->warm, &v->state) : warm_find_serve(self->warm, &v->serve);
+}
+
+int instance_adapter(struct instance *self, const struct claas_version *version, int for_training,
+                     const struct warm_adapter **out, struct claas_error *err)
+{
+    *out = find(self, version, for_training);
+    int rc = *out ? 0 : check_files(version, err);
+    if (rc || *out) {
+        return rc;
+    }
+    pthread_mutex_lock(&self->reading);
+    *out = find(self, version, for_training); /* another request may have read it meanwhile */
+    if (!*out) {
+        struct warm_adapter read = { .has_moments = has_file(version, MOMENTS_FILE) };
+        const struct warm_keys keys = { .state = &version->state, .serve = &version->serve };
+        rc = read_files(self, version, for_training, &read, err);
+        rc = rc ? rc : warm_put(self->warm, &keys, &read, out, err);
+        lora_free(read.lora);
+        optim_free(read.moments);
+    }
+    pthread_mutex_unlock(&self->reading);
+    return rc;
+}
+
+int instance_check_room(const struct instance *self, size_t n, const char *what, struct claas_error *err)
+{
+    if (n > self->model->geometry.context) {
+        return err_set(err, CLAAS_ERR_INVALID, what, "the %s of %zu tokens is longer than the context of %zu tokens", what,
+                       n, self->model->geometry.context);
+    }
+    return 0;
+}
+
+int instance_check_ids(const struct instance *self, const int32_t *ids, size_t n, const char *what,
+                       struct claas_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || (size_t)ids[i] >= self->model->geometry.vocab) {
+            return err_set(err, CLAAS_ERR_INVALID, what, "token %zu of the %s is %d: the vocabulary has %zu ids", i, what,
+                           ids[i], self->model->geometry.vocab);
+        }
+    }
+    return 0;
+}
