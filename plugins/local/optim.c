@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -118,13 +119,18 @@ int optim_step(struct optim *o, const struct optim_settings *s, const float *gra
     if (!isfinite(norm)) {
         return err_set(err, CLAAS_ERR_INVALID, NULL, "step refused: the norm of the gradient is not finite");
     }
+    double scale = optim_clip(norm, s->max_grad_norm);
+    if (norm * scale > sqrt((double)FLT_MAX)) { /* the variance would be infinite, and no state to go on from */
+        return err_set(err, CLAAS_ERR_INVALID, "max_grad_norm",
+                       "step refused: the norm of the gradient is %g, which must be clipped", norm);
+    }
     struct kernels_adamw adamw = {
         .lr = s->learning_rate,
         .beta1 = s->beta1,
         .beta2 = s->beta2,
         .eps = s->eps,
         .weight_decay = s->weight_decay,
-        .grad_scale = optim_clip(norm, s->max_grad_norm),
+        .grad_scale = scale,
         .step = o->step + 1,
     };
     rc = kernels_adamw(o->kernels, o->n, &adamw, grad, theta, o->mean, o->var, err);

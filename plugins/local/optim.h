@@ -40,7 +40,8 @@ int optim_write(struct optim *o, enum optim_moment moment, size_t offset, size_t
 double optim_clip(double norm, double limit);
 
 /* One update of theta[n] (device) from grad[n] (device). *out_norm: global norm before clipping. A norm that is not
- * finite refuses the update (INVALID) before anything is changed. */
+ * finite, or still has no finite square in float after clipping, refuses the update (INVALID) before anything is
+ * changed. */
 int optim_step(struct optim *o, const struct optim_settings *s, const float *grad, float *theta, double *out_norm,
                struct claas_error *err);
 
