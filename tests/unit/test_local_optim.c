@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* AdamW with clipping against the golden vectors and a double reference; refused updates; the state's own operations. */
+/* AdamW with clipping against the golden vectors and a double reference; refused updates; reading and writing moments. */
 #include "config.h"
 
 #include "plugins/local/optim.h"
@@ -23,7 +23,8 @@ static void moments_of(const struct optim *o, enum optim_moment moment, double *
     free(host);
 }
 
-static void close_to(const double *got, const double *want, size_t n, double relative, double absolute, const char *what)
+static void close_to(const double *got, const double *want, size_t n, double relative, double absolute,
+                     const char *what)
 {
     for (size_t i = 0; i < n; i++) {
         ck_assert_msg(fabs(got[i] - want[i]) <= relative * fabs(want[i]) + absolute, "%s %zu is %.12g, expected %.12g",
