@@ -44,6 +44,7 @@ int kernels_open(size_t threads, struct kernels **out, struct claas_error *err)
     }
     k->threads = n;
     k->simd = simd_choose(getenv("CLAAS_KERNELS_ISA"));
+    k->tiles = tiles_choose(getenv("CLAAS_KERNELS_ISA"));
     int rc = turns_init(&k->turns, err);
     if (rc != 0) {
         free(k);
@@ -76,7 +77,7 @@ void kernels_close(struct kernels *k)
 
 const char *kernels_isa(const struct kernels *k)
 {
-    return k->simd->name;
+    return k->tiles ? "amx" : k->simd->name;
 }
 
 size_t kernels_threads(const struct kernels *k)

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/pool.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/tiles.h"
 #include "kernels/cpu/turn.h"
 #include "kernels/kernels.h"
 
@@ -16,6 +17,7 @@ struct scratch {
 
 struct kernels {
     const struct simd *simd;
+    const struct tiles *tiles; /* null: none */
     struct pool *pool;
     struct turns turns;
     size_t threads;

@@ -188,11 +188,15 @@ static void store_zeros(const struct product *p)
 int product_run(struct kernels *k, const struct product *p, struct claas_error *err)
 {
     int rc = 0;
+    int on_tiles = k->tiles && p->depth > 0 && p->n > 0;
     kernels_turn_begin(k, KERNELS_SERVE);
     if (p->depth == 0 && !p->accumulate) {
         store_zeros(p);
     }
-    for (size_t row = 0; rc == 0 && p->n > 0 && row < p->m; row += ROWS) {
+    if (on_tiles) {
+        rc = product_tiles(k, p, err);
+    }
+    for (size_t row = 0; rc == 0 && !on_tiles && p->n > 0 && row < p->m; row += ROWS) {
         for (size_t first = 0; rc == 0 && first < p->depth; first += DEEP) {
             struct chunk c = { .k = k,
                                .p = p,

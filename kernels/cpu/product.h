@@ -33,4 +33,7 @@ struct product {
 
 int product_run(struct kernels *k, const struct product *p, struct claas_error *err);
 
+/* The same on tile registers: k->tiles is not null, depth and n are not 0. */
+int product_tiles(struct kernels *k, const struct product *p, struct claas_error *err);
+
 #endif

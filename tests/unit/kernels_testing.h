@@ -18,8 +18,8 @@
 static struct kernels *k;
 static struct claas_error err;
 
-static const char *const isas[] = { "portable", "avx2", "avx512" };
-#define ISAS 3
+static const char *const isas[] = { "portable", "avx2", "avx512", "amx" };
+#define ISAS 4
 
 /* Opens the device of instruction set i (or the best the machine has below it) with some threads. */
 static inline void device_open(int i, size_t threads)
