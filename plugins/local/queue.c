@@ -20,7 +20,7 @@ struct queue {
     size_t waiting;
     size_t most;
     size_t running;
-    int paused;
+    size_t pauses; /* how many asked for the pause and did not give up */
     int ending;
     size_t n_threads;
     pthread_t threads[];
@@ -56,7 +56,7 @@ static void *queue_thread(void *ctx)
     struct queue *q = ctx;
     pthread_mutex_lock(&q->lock);
     for (;;) {
-        if (q->first && (!q->paused || q->ending)) {
+        if (q->first && (!q->pauses || q->ending)) {
             struct queue_job *job = pop(q);
             q->running++;
             pthread_mutex_unlock(&q->lock);
@@ -74,7 +74,7 @@ static void *queue_thread(void *ctx)
             pthread_mutex_unlock(&q->lock);
             queue_tend(q);
             pthread_mutex_lock(&q->lock);
-            if (q->first && q->paused && !q->ending) {
+            if (q->first && q->pauses && !q->ending) {
                 wait_a_second(&q->work, &q->lock);
             }
         } else {
@@ -176,13 +176,13 @@ int queue_pause(struct queue *q, const struct claas_call *call, struct claas_err
 {
     int rc = 0;
     pthread_mutex_lock(&q->lock);
-    q->paused = 1;
+    q->pauses++;
     while (q->running && !rc) {
         wait_a_second(&q->idle, &q->lock);
         if (q->running && call && call->left_ms && call->left_ms(call) == 0) {
             rc = err_set(err, CLAAS_ERR_CANCELLED, NULL, "pausing was cancelled while %zu answers were being written",
                          q->running);
-            q->paused = 0;
+            q->pauses -= q->pauses > 0; /* 0: resumed meanwhile */
             pthread_cond_broadcast(&q->work);
         }
     }
@@ -193,7 +193,7 @@ int queue_pause(struct queue *q, const struct claas_call *call, struct claas_err
 void queue_resume(struct queue *q)
 {
     pthread_mutex_lock(&q->lock);
-    q->paused = 0;
+    q->pauses = 0;
     pthread_cond_broadcast(&q->work);
     pthread_mutex_unlock(&q->lock);
 }

@@ -28,8 +28,8 @@ int queue_add(struct queue *q, struct queue_job *job, struct claas_error *err);
 /* Gives up waiting jobs whose time has run out: for threads that work on something long, about once a second. */
 void queue_tend(struct queue *q);
 
-/* Returns when no job is in progress; none begins until queue_resume. CANCELLED when the call has no time left: then
- * nothing is paused. */
+/* Returns when no job is in progress; none begins until queue_resume, which ends all pauses. CANCELLED when the call has
+ * no time left: then nothing is paused, but for others who asked. */
 int queue_pause(struct queue *q, const struct claas_call *call, struct claas_error *err);
 void queue_resume(struct queue *q);
 
