@@ -21,7 +21,7 @@ struct entry {
     int has_serve;
     int has_key;
     size_t holders;
-    uint64_t used; /* clock of the last hold; greater is newer */
+    uint64_t used; /* clock of the last hold; greater is newer; 0: unloaded since */
 };
 
 struct warm {
@@ -129,16 +129,31 @@ static void shrink(struct warm *w)
     }
 }
 
-/* What was read for answering only is not needed beside the same adapter with everything. */
+/* Of no use for going on with training: its moments are elsewhere. */
+static int answers_only(const struct entry *e)
+{
+    return e->adapter.has_moments && !e->adapter.moments;
+}
+
+/* What is there for answering only is not needed beside another that answers the same. A complete one stays: its state
+ * may be another, or it is found by its key. */
 static void drop_doubles(struct warm *w, const struct claas_digest *serve)
 {
     struct entry *e = w->first;
     while (e) {
         struct entry *next = e->next;
-        if (e->has_serve && !e->holders && !e->adapter.moments && sha256_equal(&e->serve, serve)) {
+        if (e->has_serve && !e->holders && answers_only(e) && sha256_equal(&e->serve, serve)) {
             drop(w, e);
         }
         e = next;
+    }
+}
+
+/* Gone at once after warm_unload, or when its last holder lets go: nothing but answers came from it. */
+static void drop_unloaded(struct warm *w, struct entry *e)
+{
+    if (!e->used && !e->holders && answers_only(e)) {
+        drop(w, e);
     }
 }
 
@@ -200,8 +215,7 @@ const struct warm_adapter *warm_find_state(struct warm *w, const struct claas_di
 {
     pthread_mutex_lock(&w->lock);
     struct entry *e = w->first;
-    while (e && !(e->has_state && sha256_equal(&e->state, state) &&
-                  (e->adapter.moments || !e->adapter.has_moments))) {
+    while (e && !(e->has_state && sha256_equal(&e->state, state) && !answers_only(e))) {
         e = e->next;
     }
     const struct warm_adapter *found = hold(w, e);
@@ -225,7 +239,7 @@ const struct warm_adapter *warm_find_key(struct warm *w, const struct claas_dige
 {
     pthread_mutex_lock(&w->lock);
     struct entry *e = w->first;
-    while (e && !(e->has_key && sha256_equal(&e->key, key) && (e->adapter.moments || !e->adapter.has_moments))) {
+    while (e && !(e->has_key && sha256_equal(&e->key, key) && !answers_only(e))) {
         e = e->next;
     }
     const struct warm_adapter *found = hold(w, e);
@@ -242,6 +256,7 @@ void warm_release(struct warm *w, const struct warm_adapter *adapter)
     for (struct entry *e = w->first; e; e = e->next) {
         if (&e->adapter == adapter) {
             e->holders--;
+            drop_unloaded(w, e);
             break;
         }
     }
@@ -257,9 +272,7 @@ void warm_unload(struct warm *w, const struct claas_digest *serve)
         struct entry *next = e->next;
         if (e->has_serve && sha256_equal(&e->serve, serve)) {
             e->used = 0;
-            if (!e->holders && !e->adapter.moments && e->adapter.has_moments) {
-                drop(w, e);
-            }
+            drop_unloaded(w, e);
         }
         e = next;
     }

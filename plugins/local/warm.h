@@ -34,7 +34,7 @@ struct warm_keys {                 /* null where unknown; copied */
 int warm_new(struct warm **out, struct claas_error *err);
 void warm_free(struct warm *w);    /* null is fine; nobody holds anything */
 
-/* Bounds on what nobody holds: bytes and number of adapters. Takes effect at once. */
+/* Bounds on bytes and number of adapters, at once and from now on. All count, but what is held is never dropped. */
 void warm_set_bounds(struct warm *w, uint64_t bytes, size_t count);
 
 /* Takes *adapter over (its pointers are null afterwards) and hands out a hold. On an error it stays the caller's. */
@@ -47,7 +47,8 @@ const struct warm_adapter *warm_find_serve(struct warm *w, const struct claas_di
 const struct warm_adapter *warm_find_key(struct warm *w, const struct claas_digest *key);
 void warm_release(struct warm *w, const struct warm_adapter *adapter); /* null is fine */
 
-/* No request names it any more: it goes first, at once unless training may go on from it. */
+/* No request names it any more: it goes first, at once (or when its last holder lets go) unless training may go on from
+ * it. */
 void warm_unload(struct warm *w, const struct claas_digest *serve);
 
 size_t warm_count(struct warm *w);
