@@ -39,7 +39,7 @@ int lowrank_forward(const struct lowrank *l, size_t rows, const float *x, size_t
     size_t rank = lora->spec.rank;
     int rc = kernels_gemm(k, 0, 1, rows, cols, l->in, 1, x, x_pitch, group_a(l, lora->flat), l->in, s, cols, 0, err);
     size_t at = 0;
-    for (enum lora_module m = l->first; m <= l->last && rc == 0; m++) {
+    for (enum lora_module m = l->first; m <= l->last && rc == 0 && y; m++) {
         if (lora_has(lora, m)) {
             rc = kernels_gemm(k, 0, 1, rows, l->width, rank, lora->scaling, s + at, cols,
                               lora_b(lora, lora->flat, l->layer, m), rank, y + (m - l->first) * l->width, y_pitch, 1,

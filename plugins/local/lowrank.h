@@ -17,7 +17,7 @@ struct lowrank {
 
 /* Columns of s: rank times the number of targeted modules of the group; 0: nothing to do. */
 size_t lowrank_cols(const struct lowrank *l);
-/* s[rows][cols] = x A^T, y += scaling s B^T. */
+/* s[rows][cols] = x A^T, y += scaling s B^T. y null: s only. */
 int lowrank_forward(const struct lowrank *l, size_t rows, const float *x, size_t x_pitch, float *s, float *y,
                     size_t y_pitch, struct claas_error *err);
 /* Adds to the gradient (laid out as the adapter): dB += scaling dy^T s, dA += ds^T x, with ds = scaling dy B in the

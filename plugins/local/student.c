@@ -234,7 +234,8 @@ static int activate(const struct at *at, struct claas_error *err)
     return kernels_swiglu(at->s->model->kernels, at->m, inner, gate, gate + inner, 2 * inner, at->s->act, inner, err);
 }
 
-/* next: where the block's output goes; null (recomputing): all but the output. */
+/* next: where the block's output goes; null (recomputing): all but the output, of which only the low-rank product is
+ * needed again. */
 static int mlp_forward(const struct at *at, float *next, struct claas_error *err)
 {
     const struct student *s = at->s;
@@ -253,6 +254,10 @@ static int mlp_forward(const struct at *at, float *next, struct claas_error *err
     }
     if (rc == 0 && next) {
         rc = linear(at, at->weights->down, LORA_DOWN, LORA_DOWN, at->m, s->act, layer->s_down, next, 1, err);
+    }
+    if (rc == 0 && !next) {
+        struct lowrank down = lowrank_of(at, at->weights->down, LORA_DOWN, LORA_DOWN);
+        rc = lowrank_forward(&down, at->m, s->act, down.in, layer->s_down, NULL, 0, err);
     }
     return rc;
 }

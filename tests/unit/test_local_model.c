@@ -4,7 +4,7 @@
 
 #include "unit/model_testing.h"
 
-#define BOUND 2e-6
+#define BOUND widened(2e-6, 20)
 
 /* ---- building ---- */
 
@@ -65,8 +65,9 @@ static void unknown_type(struct kernels_segment *s)
 }
 
 static const char *const part_words[MODEL_PARTS] = {
-    "embedding", "output matrix", "final norm", "attention norm", "q_proj",      "k_proj",      "v_proj",      "o_proj",
-    "MLP norm",  "gate_proj",     "up_proj",    "down_proj",      "q_proj bias", "k_proj bias", "v_proj bias", "o_proj bias",
+    "embedding", "output matrix", "final norm",  "attention norm", "q_proj",      "k_proj",
+    "v_proj",    "o_proj",        "MLP norm",    "gate_proj",      "up_proj",     "down_proj",
+    "q_proj bias", "k_proj bias", "v_proj bias", "o_proj bias",
 };
 
 static void refused(struct tampered *t, int code, const char *words)
