@@ -94,7 +94,11 @@ void adapter_show(void *ctx, struct http_request *r)
         http_fail(r, &err);
     } else {
         cJSON *o = adapter_entry_body(e);
-        if (o && app_put(o, "marks", cJSON_CreateStringArray((const char *const *)marks.at, (int)marks.n))) {
+        /* no list of texts is made of a null pointer */
+        cJSON *tags = marks.n ? cJSON_CreateStringArray((const char *const *)marks.at, (int)marks.n) : cJSON_CreateArray();
+        if (!o) {
+            cJSON_Delete(tags);
+        } else if (app_put(o, "marks", tags)) {
             cJSON_Delete(o);
             o = NULL;
         }
