@@ -135,7 +135,11 @@ static int adapter_find(struct feedback *f, const char *lora_id, const struct cl
 {
     struct adapter_name name;
     struct adapter_entry *head = NULL;
-    int rc = adapter_resolve(f->adapters, lora_id, NULL, call, &name, err);
+    char stripped[ADAPTER_ID_CAP];
+    int rc = adapter_id_strip(lora_id, stripped, err); /* what no id can be is wrong, not missing */
+    if (rc == 0) {
+        rc = adapter_resolve(f->adapters, lora_id, NULL, call, &name, err);
+    }
     if (rc == 0 && name.n != 0) {
         return err_set(err, CLAAS_ERR_INVALID, "lora_id",
                        "cannot train '%s': it is a fixed version; feedback goes to the head, '%s'", lora_id, name.id);

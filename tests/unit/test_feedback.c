@@ -260,6 +260,7 @@ START_TEST(what_cannot_be_found_is_named)
     (void)chat("y", id);
     ck_failed(run_one("nobody", id, NULL), CLAAS_ERR_NOT_FOUND, err);
     ck_assert_str_eq(err.what, "lora_id");
+    ck_failed(run_one("../x", id, NULL), CLAAS_ERR_INVALID, err); /* no adapter can have that id */
     ck_failed(run_one("x", "chatcmpl-unknown", NULL), CLAAS_ERR_NOT_FOUND, err);
     ck_assert_str_eq(err.what, "completion_id");
     ck_failed(run_one("x", id, NULL), CLAAS_ERR_INVALID, err); /* y's answer */
