@@ -8,10 +8,6 @@ src=${abs_top_srcdir:-.}
 n=0
 failures=0
 
-if [ ! -f "$build/.libs/cpu.so" ]; then
-    echo "1..0 # SKIP this tree builds no cpu.so yet"
-    exit 0
-fi
 if [ -z "${CLAAS_TEST_MODEL:-}" ] || ! command -v jq >/dev/null || ! command -v curl >/dev/null; then
     echo "1..0 # SKIP needs CLAAS_TEST_MODEL, curl and jq"
     exit 0
@@ -129,7 +125,7 @@ feedback_body()
 
 head_version()
 {
-    curl -s "$url/v1/adapters?id=e2e/a" | jq .version
+    curl -s "$url/v1/adapters?id=e2e/a" | jq ".version // 0"
 }
 
 feedback_makes_a_version()
