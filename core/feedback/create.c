@@ -20,7 +20,8 @@ static int base_check(struct feedback *f, const char *base, struct claas_error *
 {
     struct claas_model model = { .size = sizeof model };
     const char *plugin = host_model(f->engine, &model, NULL) == 0 ? model.name : "";
-    if (base == NULL || base[0] == '\0' || strcmp(base, f->model_name) == 0 || strcmp(base, plugin) == 0) {
+    if (base == NULL || base[0] == '\0' || strcmp(base, f->model_name) == 0 ||
+        strcmp(base, plugin) == 0) {
         return 0;
     }
     struct buf allowed = BUF_INIT;
@@ -33,29 +34,35 @@ static int base_check(struct feedback *f, const char *base, struct claas_error *
         buf_addf(&allowed, "%s%s", allowed.len > 0 ? ", " : "", *at);
     }
     int rc = err_set(err, CLAAS_ERR_FORBIDDEN, "base_model",
-                     "cannot make an adapter of base model '%.120s': allowed are %s", base, buf_str(&allowed));
+                     "cannot make an adapter of base model '%.120s': allowed are %s", base,
+                     buf_str(&allowed));
     buf_clear(&allowed);
     return rc;
 }
 
 static void key_make(const char *job, const char *id, const char *spec, struct claas_digest *out)
 {
-    struct buf text = BUF_INIT; /* a failed one still gives a key of its own: the job is random and comes first */
+    /* A failed one still gives a key of its own: the job is random and comes first. */
+    struct buf text = BUF_INIT;
     buf_addf(&text, "%s %s %s", job, id, spec);
     sha256_of(buf_str(&text), text.len, out);
     buf_clear(&text);
 }
 
-static int commit(struct feedback *f, const struct feedback_create *r, const char *id, const char *job,
-                  const char *spec, struct adapter_out *out, struct adapter_entry **entry, struct claas_error *err)
+static int commit(struct feedback *f, const struct feedback_create *r, const char *id,
+                  const char *job, const char *spec, struct adapter_out *out,
+                  struct adapter_entry **entry, struct claas_error *err)
 {
     int rc = CLAAS_ERR_CONFLICT;
     for (int i = 0; i < ROUNDS && rc == CLAAS_ERR_CONFLICT; i++) {
         struct adapter_entry *end = NULL;
         rc = adapter_log_end(f->adapters, id, r->call, &end, err);
         if (rc == 0) {
-            const struct adapter_commit c = { .kind = ADAPTER_CREATE, .job = job, .expected = end == NULL ? 0 : end->n,
-                                              .engine = f->engine_name, .base_name = f->model_name,
+            const struct adapter_commit c = { .kind = ADAPTER_CREATE,
+                                              .job = job,
+                                              .expected = end == NULL ? 0 : end->n,
+                                              .engine = f->engine_name,
+                                              .base_name = f->model_name,
                                               .settings_json = spec };
             rc = adapter_commit(f->adapters, id, &c, out, r->call, entry, err);
         }
@@ -65,7 +72,8 @@ static int commit(struct feedback *f, const struct feedback_create *r, const cha
 }
 
 static int make(struct feedback *f, const struct feedback_create *r, const char *id,
-                const struct option_values *values, struct adapter_entry **entry, struct claas_error *err)
+                const struct option_values *values, struct adapter_entry **entry,
+                struct claas_error *err)
 {
     char job[33];
     struct claas_model model = { .size = sizeof model };
@@ -97,7 +105,8 @@ static int make(struct feedback *f, const struct feedback_create *r, const char 
 }
 
 static int create_in_turn(struct feedback *f, const struct feedback_create *r, const char *id,
-                          const struct option_values *values, struct feedback_created *out, struct claas_error *err)
+                          const struct option_values *values, struct feedback_created *out,
+                          struct claas_error *err)
 {
     struct turn turn;
     struct adapter_entry *entry = NULL;
@@ -117,14 +126,15 @@ static int create_in_turn(struct feedback *f, const struct feedback_create *r, c
     return rc;
 }
 
-int feedback_create(struct feedback *f, const struct feedback_create *r, struct feedback_created *out,
-                    struct claas_error *err)
+int feedback_create(struct feedback *f, const struct feedback_create *r,
+                    struct feedback_created *out, struct claas_error *err)
 {
     char id[ADAPTER_ID_CAP];
     const struct host_engine_info *info = NULL;
     struct option_values values = { 0 };
     if (f->engine == NULL || f->adapters == NULL) {
-        return err_set(err, CLAAS_ERR_UNAVAILABLE, "engine", "cannot make an adapter: no %s configured",
+        return err_set(err, CLAAS_ERR_UNAVAILABLE, "engine",
+                       "cannot make an adapter: no %s configured",
                        f->engine == NULL ? "engine" : "storage");
     }
     int rc = adapter_id_strip(r->lora_id == NULL ? "" : r->lora_id, id, err);

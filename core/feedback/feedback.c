@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The feedback transaction as a whole: checked, in its turn, trained, committed, served, recorded. */
+/* The feedback transaction as a whole: checked, in its turn, trained, committed, served, recorded.
+ */
 #include "config.h"
 
 #include "feedback/internal.h"
@@ -45,15 +46,16 @@ static int fill(struct feedback *f, const struct feedback_options *o, struct cla
     f->engine_name = copy(o->engine_name);
     f->model_name = copy(name);
     if (f->engine_name == NULL || f->model_name == NULL || pthread_condattr_init(&attr) != 0 ||
-        pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) != 0 || pthread_mutex_init(&f->mutex, NULL) != 0 ||
-        pthread_cond_init(&f->left, &attr) != 0) {
+        pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) != 0 ||
+        pthread_mutex_init(&f->mutex, NULL) != 0 || pthread_cond_init(&f->left, &attr) != 0) {
         return err_oom(err, "the feedback room");
     }
     (void)pthread_condattr_destroy(&attr);
     return feedback_table(o->engine, &f->table, err);
 }
 
-int feedback_open(const struct feedback_options *options, struct feedback **out, struct claas_error *err)
+int feedback_open(const struct feedback_options *options, struct feedback **out,
+                  struct claas_error *err)
 {
     struct feedback *f = calloc(1, sizeof *f);
     if (f == NULL) {
@@ -61,7 +63,8 @@ int feedback_open(const struct feedback_options *options, struct feedback **out,
     }
     int rc = fill(f, options, err);
     if (rc == 0 && f->training != NULL && f->training->table->n != f->table.n) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "training", "the training defaults are not of the engine's settings");
+        rc = err_set(err, CLAAS_ERR_INVALID, "training",
+                     "the training defaults are not of the engine's settings");
     }
     if (rc != 0) {
         option_table_clear(&f->table);
@@ -89,13 +92,15 @@ void feedback_close(struct feedback *f)
 
 const char *feedback_phase_name(enum feedback_phase phase)
 {
-    static const char *const names[] = { "validate", "lock", "sleep", "distill", "save", "wake", "done" };
+    static const char *const names[] = { "validate", "lock", "sleep", "distill",
+                                         "save",     "wake", "done" };
     return (size_t)phase < sizeof names / sizeof names[0] ? names[phase] : "unknown";
 }
 
 int feedback_is_mixed(const struct claas_error *err)
 {
-    return err->code == CLAAS_ERR_INVALID && (strcmp(err->what, MIXED_ID) == 0 || strcmp(err->what, MIXED_TRAINING) == 0);
+    return err->code == CLAAS_ERR_INVALID &&
+           (strcmp(err->what, MIXED_ID) == 0 || strcmp(err->what, MIXED_TRAINING) == 0);
 }
 
 void feedback_result_clear(struct feedback_result *r)
@@ -115,7 +120,8 @@ static int blank(const char *s)
 static int items_check(const struct feedback_request *r, struct claas_error *err)
 {
     if (r->n_items < 1 || r->n_items > ITEMS_MAX) {
-        return err_set(err, CLAAS_ERR_INVALID, "requests", "'requests' must have from 1 to %d items", (int)ITEMS_MAX);
+        return err_set(err, CLAAS_ERR_INVALID, "requests",
+                       "'requests' must have from 1 to %d items", (int)ITEMS_MAX);
     }
     for (size_t i = 0; i < r->n_items; i++) {
         const struct feedback_item *item = &r->items[i];
@@ -124,7 +130,8 @@ static int items_check(const struct feedback_request *r, struct claas_error *err
                               : blank(item->completion_id) && blank(item->response) ? "response"
                                                                                     : NULL;
         if (missing != NULL) {
-            return err_set(err, CLAAS_ERR_INVALID, missing, "'%s' of item %zu is missing or empty", missing, i);
+            return err_set(err, CLAAS_ERR_INVALID, missing, "'%s' of item %zu is missing or empty",
+                           missing, i);
         }
     }
     return 0;
@@ -142,7 +149,8 @@ static int adapter_find(struct feedback *f, const char *lora_id, const struct cl
     }
     if (rc == 0 && name.n != 0) {
         return err_set(err, CLAAS_ERR_INVALID, "lora_id",
-                       "cannot train '%s': it is a fixed version; feedback goes to the head, '%s'", lora_id, name.id);
+                       "cannot train '%s': it is a fixed version; feedback goes to the head, '%s'",
+                       lora_id, name.id);
     }
     if (rc == 0) {
         rc = adapter_head(f->adapters, name.id, call, &head, err);
@@ -158,8 +166,8 @@ static int adapter_find(struct feedback *f, const char *lora_id, const struct cl
 }
 
 /* One adapter for all items, however each spells it. */
-static int adapters_check(struct feedback *f, const struct feedback_request *r, char out[ADAPTER_ID_CAP],
-                          struct claas_error *err)
+static int adapters_check(struct feedback *f, const struct feedback_request *r,
+                          char out[ADAPTER_ID_CAP], struct claas_error *err)
 {
     int rc = adapter_find(f, r->items[0].lora_id, r->call, out, err);
     for (size_t i = 1; rc == 0 && i < r->n_items; i++) {
@@ -168,10 +176,12 @@ static int adapters_check(struct feedback *f, const struct feedback_request *r, 
             continue;
         }
         rc = adapter_find(f, r->items[i].lora_id, r->call, other, err);
-        if (rc == CLAAS_ERR_NOT_FOUND || rc == CLAAS_ERR_INVALID || (rc == 0 && strcmp(other, out) != 0)) {
+        if (rc == CLAAS_ERR_NOT_FOUND || rc == CLAAS_ERR_INVALID ||
+            (rc == 0 && strcmp(other, out) != 0)) {
             rc = err_set(err, CLAAS_ERR_INVALID, MIXED_ID,
-                         "all items of a batch must be for one adapter: item %zu is for '%s', the first for '%s'", i,
-                         r->items[i].lora_id, r->items[0].lora_id);
+                         "all items of a batch must be for one adapter: item %zu is for '%s', the "
+                         "first for '%s'",
+                         i, r->items[i].lora_id, r->items[0].lora_id);
         }
     }
     return rc;
@@ -190,8 +200,10 @@ static int settings_check(struct feedback *f, const struct feedback_request *r, 
         if (rc == 0) {
             cJSON *also = option_values_json(&other.values);
             if (!cJSON_Compare(said, also, 1)) {
-                rc = err_set(err, CLAAS_ERR_INVALID, MIXED_TRAINING,
-                             "all items of a batch must have the same training settings: item %zu differs", i);
+                rc = err_set(
+                    err, CLAAS_ERR_INVALID, MIXED_TRAINING,
+                    "all items of a batch must have the same training settings: item %zu differs",
+                    i);
             }
             cJSON_Delete(also);
             settings_clear(&other);
@@ -216,8 +228,10 @@ static cJSON *items_json(const struct feedback_request *r)
     cJSON *list = cJSON_CreateArray();
     for (size_t i = 0; list != NULL && i < r->n_items; i++) {
         const struct feedback_item *item = &r->items[i];
-        const char *const fields[][2] = { { "lora_id", item->lora_id }, { "completion_id", item->completion_id },
-                                          { "prompt", item->prompt },   { "response", item->response },
+        const char *const fields[][2] = { { "lora_id", item->lora_id },
+                                          { "completion_id", item->completion_id },
+                                          { "prompt", item->prompt },
+                                          { "response", item->response },
                                           { "feedback", item->feedback } };
         cJSON *o = cJSON_CreateObject();
         for (size_t k = 0; o != NULL && k < sizeof fields / sizeof fields[0]; k++) {
@@ -234,8 +248,11 @@ static cJSON *items_json(const struct feedback_request *r)
 
 static cJSON *timing_json(const struct feedback_timing *t)
 {
-    const struct { const char *name; int64_t ms; } rows[] = {
-        { "sleep", t->sleep }, { "distill", t->distill }, { "save", t->save },
+    const struct {
+        const char *name;
+        int64_t ms;
+    } rows[] = {
+        { "sleep", t->sleep }, { "distill", t->distill },   { "save", t->save },
         { "wake", t->wake },   { "logprobs", t->logprobs }, { "total", t->total },
     };
     cJSON *o = cJSON_CreateObject();
@@ -245,7 +262,7 @@ static cJSON *timing_json(const struct feedback_timing *t)
     return o;
 }
 
-struct running {                     /* one request, all of it */
+struct running { /* one request, all of it */
     const struct feedback_request *r;
     struct feedback_result result;
     struct settings settings;
@@ -262,8 +279,10 @@ static char *print_and_drop(cJSON *value)
     return text;
 }
 
-/* The record as it is now. A record that cannot be written is told, but the step is not undone for it. */
-static int record(struct feedback *f, struct running *w, const char *status, const struct claas_error *failure)
+/* The record as it is now. A record that cannot be written is told, but the step is not undone for
+ * it. */
+static int record(struct feedback *f, struct running *w, const char *status,
+                  const struct claas_error *failure)
 {
     struct claas_error err = ERR_INIT;
     char *items = print_and_drop(items_json(w->r));
@@ -271,11 +290,21 @@ static int record(struct feedback *f, struct running *w, const char *status, con
     char *timing = print_and_drop(timing_json(&w->result.timing));
     char *metrics = w->result.metadata == NULL ? NULL : json_print(w->result.metadata);
     struct state_feedback rec = {
-        .id = w->result.request_id, .owner = w->r->owner == NULL ? "" : w->r->owner, .adapter = w->result.lora_id,
-        .status = status, .phase = feedback_phase_name(w->step.phase), .time_ns = w->began_ns,
-        .version_from = w->step.from, .version_to = w->result.version_to, .n_rollouts = (uint32_t)w->batch.n,
-        .rollouts = w->batch.ids, .items_json = items, .settings_json = settings, .metrics_json = metrics,
-        .timing_json = timing, .error_code = failure == NULL ? 0 : failure->code,
+        .id = w->result.request_id,
+        .owner = w->r->owner == NULL ? "" : w->r->owner,
+        .adapter = w->result.lora_id,
+        .status = status,
+        .phase = feedback_phase_name(w->step.phase),
+        .time_ns = w->began_ns,
+        .version_from = w->step.from,
+        .version_to = w->result.version_to,
+        .n_rollouts = (uint32_t)w->batch.n,
+        .rollouts = w->batch.ids,
+        .items_json = items,
+        .settings_json = settings,
+        .metrics_json = metrics,
+        .timing_json = timing,
+        .error_code = failure == NULL ? 0 : failure->code,
         .error = failure == NULL ? NULL : failure->message,
     };
     int rc = items == NULL || settings == NULL ? err_oom(&err, "the record")
@@ -316,9 +345,11 @@ static void wake(struct feedback *f, struct running *w)
     struct feedback_result *out = &w->result;
     int64_t began = clock_mono_ns();
     step_phase(&w->step, FEEDBACK_WAKE);
-    out->serves = f->serving != NULL && serving_follow(f->serving, out->lora_id, w->r->call, &err) == 0;
+    out->serves =
+        f->serving != NULL && serving_follow(f->serving, out->lora_id, w->r->call, &err) == 0;
     if (!out->serves && f->serving != NULL) {
-        warn(out->warnings, "version %llu is committed but not loaded yet, the old one answers: %.150s",
+        warn(out->warnings,
+             "version %llu is committed but not loaded yet, the old one answers: %.150s",
              (unsigned long long)w->step.entry->n, err.message);
     }
     out->timing.wake += (clock_mono_ns() - began) / 1000000;
@@ -329,7 +360,8 @@ static void wake(struct feedback *f, struct running *w)
     out->metadata = w->step.metrics;
     w->step.metrics = NULL;
     cJSON *texts = batch_teacher_texts(f, &w->batch);
-    if (out->metadata == NULL || texts == NULL || !cJSON_AddItemToObject(out->metadata, "teacher_scored_texts", texts)) {
+    if (out->metadata == NULL || texts == NULL ||
+        !cJSON_AddItemToObject(out->metadata, "teacher_scored_texts", texts)) {
         cJSON_Delete(texts);
     }
     step_phase(&w->step, FEEDBACK_DONE);
@@ -337,8 +369,12 @@ static void wake(struct feedback *f, struct running *w)
 
 static int in_turn(struct feedback *f, struct running *w, struct claas_error *err)
 {
-    w->step = (struct step){ .adapter = w->result.lora_id, .job = w->result.request_id, .settings = &w->settings,
-                             .batch = &w->batch, .request = w->r, .timing = &w->result.timing,
+    w->step = (struct step){ .adapter = w->result.lora_id,
+                             .job = w->result.request_id,
+                             .settings = &w->settings,
+                             .batch = &w->batch,
+                             .request = w->r,
+                             .timing = &w->result.timing,
                              .phase = FEEDBACK_LOCK };
     (void)record(f, w, "running", NULL);
     int rc = step_run(f, &w->step, err);
@@ -383,16 +419,19 @@ int feedback_run(struct feedback *f, const struct feedback_request *r, struct fe
     err = err == NULL ? &local : err;
     if (f->engine == NULL || f->adapters == NULL || f->state == NULL) {
         return err_set(err, CLAAS_ERR_UNAVAILABLE, "engine", "cannot learn: no %s configured",
-                       f->engine == NULL ? "engine" : f->adapters == NULL ? "storage" : "state");
+                       f->engine == NULL     ? "engine"
+                       : f->adapters == NULL ? "storage"
+                                             : "state");
     }
     struct running w = { .r = r, .began_ns = clock_real_ns(), .began_mono_ns = clock_mono_ns() };
     w.result.warnings = cJSON_CreateArray();
     if (w.result.warnings == NULL) {
         return err_oom(err, "a feedback request");
     }
-    int rc = rng_hex(w.result.request_id, 32) == 0
-                 ? transact(f, &w, err)
-                 : err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot make a request id: no random numbers");
+    int rc =
+        rng_hex(w.result.request_id, 32) == 0
+            ? transact(f, &w, err)
+            : err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot make a request id: no random numbers");
     step_clear(&w.step);
     batch_clear(&w.batch);
     settings_clear(&w.settings);

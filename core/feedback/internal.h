@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Private to core/feedback: turns, settings, samples and the step itself.
  *
- * Lock: `mutex` guards the list of turns and is never held while a plugin or the store is called. */
+ * Lock: `mutex` guards the list of turns and is never held while a plugin or the store is called.
+ */
 #ifndef FEEDBACK_INTERNAL_H
 #define FEEDBACK_INTERNAL_H
 
@@ -12,9 +13,9 @@
 
 #include <pthread.h>
 
-struct turn {                        /* on the stack of who waits or works; in the list until left */
+struct turn { /* on the stack of who waits or works; in the list until left */
     struct turn *next;
-    const char *id;                  /* of the adapter */
+    const char *id; /* of the adapter */
 };
 
 struct feedback {
@@ -26,50 +27,51 @@ struct feedback {
     const char *const *allowed_bases;
     const struct option_values *training; /* null: the defaults of the table */
     uint32_t lock_timeout_ms;
-    struct option_table table;       /* of settings: feedback_table() */
+    struct option_table table; /* of settings: feedback_table() */
 
     pthread_mutex_t mutex;
-    pthread_cond_t left;             /* somebody left the list */
-    struct turn *turns;              /* in the order of arrival */
+    pthread_cond_t left; /* somebody left the list */
+    struct turn *turns;  /* in the order of arrival */
 };
 
 /* ---- turn.c ---- */
 
-/* Waits until nobody who came earlier has this adapter; then it is ours until turn_leave. CONFLICT when it takes
- * longer than allowed. `id` lives until then. */
+/* Waits until nobody who came earlier has this adapter; then it is ours until turn_leave. CONFLICT
+ * when it takes longer than allowed. `id` lives until then. */
 int turn_take(struct feedback *f, struct turn *t, const char *id, const struct claas_call *call,
               struct claas_error *err);
 void turn_leave(struct feedback *f, struct turn *t);
 
 /* ---- settings.c ---- */
 
-struct settings {                    /* clear with settings_clear */
-    struct option_values values;     /* of f->table; the engine's rows come first */
-    uint32_t steps;                  /* 1 to 64 */
-    int train_end;                   /* the end-of-turn token is trained */
+struct settings {                /* clear with settings_clear */
+    struct option_values values; /* of f->table; the engine's rows come first */
+    uint32_t steps;              /* 1 to 64 */
+    int train_end;               /* the end-of-turn token is trained */
 };
-/* From one item's `training` (null: none) over the configured defaults. INVALID with every violation in one message.
- * Adds a warning for each unknown name. */
+/* From one item's `training` (null: none) over the configured defaults. INVALID with every
+ * violation in one message. Adds a warning for each unknown name. */
 int settings_make(struct feedback *f, const cJSON *training, cJSON *warnings, struct settings *out,
                   struct claas_error *err);
 void settings_clear(struct settings *s);
 
 /* Values of `table` from an object; the same about violations. */
-int options_from(const struct option_table *table, const cJSON *object, const struct option_values *base,
-                 option_unknown_fn unknown, void *ctx, struct option_values *out, struct claas_error *err);
+int options_from(const struct option_table *table, const cJSON *object,
+                 const struct option_values *base, option_unknown_fn unknown, void *ctx,
+                 struct option_values *out, struct claas_error *err);
 
 /* Adds a text to the array, where there is still memory for it. */
 void warn(cJSON *warnings, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- samples.c ---- */
 
-struct batch {                       /* clear with batch_clear */
+struct batch { /* clear with batch_clear */
     size_t n;
     struct state_rollout **rollouts; /* [n], owned; the samples point into them */
     struct host_ids *teachers;       /* [n] */
     struct claas_sample *samples;    /* [n] */
     const struct claas_sample **list;
-    const char **ids;                /* [n] completion ids */
+    const char **ids; /* [n] completion ids */
 };
 /* Finds the answers the items mean and renders what the teacher reads. */
 int batch_make(struct feedback *f, const struct feedback_request *r, const char *adapter,
@@ -82,18 +84,18 @@ void batch_clear(struct batch *b);
 
 /* ---- step.c ---- */
 
-struct step {                        /* clear with step_clear */
-    const char *adapter;             /* id */
-    const char *job;                 /* names the attempt in the log */
+struct step {            /* clear with step_clear */
+    const char *adapter; /* id */
+    const char *job;     /* names the attempt in the log */
     const struct settings *settings;
     struct batch *batch;
     const struct feedback_request *request;
-    struct feedback_timing *timing;  /* added to */
-    enum feedback_phase phase;       /* last one reached */
+    struct feedback_timing *timing; /* added to */
+    enum feedback_phase phase;      /* last one reached */
     int slept, woke;
-    uint64_t from;                   /* version */
-    struct adapter_entry *entry;     /* what was committed */
-    cJSON *metrics;                  /* of the step that was committed */
+    uint64_t from;               /* version */
+    struct adapter_entry *entry; /* what was committed */
+    cJSON *metrics;              /* of the step that was committed */
 };
 /* Trains from the head and commits; from the new head again where somebody else was faster. */
 int step_run(struct feedback *f, struct step *s, struct claas_error *err);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Settings of a step: the engine's table with the core's own rows behind it, values from requests over configured
- * defaults, and every violation told at once. */
+/* Settings of a step: the engine's table with the core's own rows behind it, values from requests
+ * over configured defaults, and every violation told at once. */
 #include "config.h"
 
 #include "feedback/internal.h"
@@ -15,9 +15,17 @@
 #include <string.h>
 
 static const struct claas_option core_rows[] = {
-    { .name = "steps_per_batch", .def = "1", .type = CLAAS_INT, .min = 1, .max = 64,
+    { .name = "steps_per_batch",
+      .def = "1",
+      .type = CLAAS_INT,
+      .min = 1,
+      .max = 64,
       .help = "updates made on one batch of feedback" },
-    { .name = "train_end_token", .def = "true", .type = CLAAS_BOOL, .min = 1, .max = 0,
+    { .name = "train_end_token",
+      .def = "true",
+      .type = CLAAS_BOOL,
+      .min = 1,
+      .max = 0,
       .help = "train the token that ends the answer too, without which brevity cannot be learnt" },
 };
 enum { N_CORE = sizeof core_rows / sizeof core_rows[0] };
@@ -31,7 +39,8 @@ int feedback_table(struct host_instance *engine, struct option_table *out, struc
         return rc;
     }
     const struct option_table *theirs = info == NULL ? &none : info->settings;
-    struct claas_option *rows = mem_array(theirs->n + N_CORE + 1, sizeof *rows); /* the last one ends it */
+    struct claas_option *rows =
+        mem_array(theirs->n + N_CORE + 1, sizeof *rows); /* the last one ends it */
     if (rows == NULL) {
         return err_oom(err, "the table of training settings");
     }
@@ -63,8 +72,8 @@ void warn(cJSON *warnings, const char *fmt, ...)
 }
 
 /* What is wrong with each member, joined; the first one names the field. */
-static int violations(const struct option_table *table, const cJSON *object, const struct option_values *base,
-                      struct claas_error *err)
+static int violations(const struct option_table *table, const cJSON *object,
+                      const struct option_values *base, struct claas_error *err)
 {
     struct buf all = BUF_INIT;
     char what[sizeof err->what] = "";
@@ -77,7 +86,8 @@ static int violations(const struct option_table *table, const cJSON *object, con
         if (copy == NULL || !cJSON_AddItemToObject(alone, member->string, copy)) {
             cJSON_Delete(copy);
         } else if (option_find(table, member->string) >= 0 &&
-                   option_values_from_json(&values, table, alone, base, NULL, NULL, &one) == CLAAS_ERR_INVALID) {
+                   option_values_from_json(&values, table, alone, base, NULL, NULL, &one) ==
+                       CLAAS_ERR_INVALID) {
             buf_addf(&all, "%s%s", all.len > 0 ? "; " : "", one.message);
             if (what[0] == '\0') {
                 memcpy(what, one.what, sizeof what);
@@ -86,7 +96,8 @@ static int violations(const struct option_table *table, const cJSON *object, con
         option_values_clear(&values);
         cJSON_Delete(alone);
     }
-    int rc = all.len == 0 ? CLAAS_ERR_INVALID : err_set(err, CLAAS_ERR_INVALID, what, "%s", buf_str(&all));
+    int rc = all.len == 0 ? CLAAS_ERR_INVALID
+                          : err_set(err, CLAAS_ERR_INVALID, what, "%s", buf_str(&all));
     buf_clear(&all);
     return rc;
 }
@@ -97,11 +108,14 @@ static void ignore(void *ctx, const char *name)
     (void)name;
 }
 
-int options_from(const struct option_table *table, const cJSON *object, const struct option_values *base,
-                 option_unknown_fn unknown, void *ctx, struct option_values *out, struct claas_error *err)
+int options_from(const struct option_table *table, const cJSON *object,
+                 const struct option_values *base, option_unknown_fn unknown, void *ctx,
+                 struct option_values *out, struct claas_error *err)
 {
-    int rc = option_values_from_json(out, table, object, base, unknown == NULL ? ignore : unknown, ctx, err);
-    return rc == CLAAS_ERR_INVALID && cJSON_IsObject(object) ? violations(table, object, base, err) : rc;
+    int rc = option_values_from_json(out, table, object, base, unknown == NULL ? ignore : unknown,
+                                     ctx, err);
+    return rc == CLAAS_ERR_INVALID && cJSON_IsObject(object) ? violations(table, object, base, err)
+                                                             : rc;
 }
 
 static void on_unknown(void *ctx, const char *name)
@@ -114,21 +128,24 @@ int settings_make(struct feedback *f, const cJSON *training, cJSON *warnings, st
 {
     struct settings s = { .train_end = 1 };
     if (training != NULL && !cJSON_IsObject(training) && !cJSON_IsNull(training)) {
-        return err_set(err, CLAAS_ERR_INVALID, "training", "'training' must be an object of settings");
+        return err_set(err, CLAAS_ERR_INVALID, "training",
+                       "'training' must be an object of settings");
     }
-    int rc = options_from(&f->table, cJSON_IsObject(training) ? training : NULL, f->training, on_unknown, warnings,
-                          &s.values, err);
+    int rc = options_from(&f->table, cJSON_IsObject(training) ? training : NULL, f->training,
+                          on_unknown, warnings, &s.values, err);
     if (rc != 0) {
         return rc;
     }
-    /* Both rows are there: the core's, or the engine's of the same name, which then decides what it does with it. */
+    /* Both rows are there: the core's, or the engine's of the same name, which then decides what it
+     * does with it. */
     int steps = option_find(&f->table, core_rows[0].name);
     int end = option_find(&f->table, core_rows[1].name);
     s.steps = (uint32_t)s.values.values[steps].i;
     s.train_end = (size_t)end < f->table.n && s.values.values[end].i != 0;
     if (s.steps < 1 || s.steps > 64) {
         settings_clear(&s);
-        return err_set(err, CLAAS_ERR_INVALID, "steps_per_batch", "'steps_per_batch' must be from 1 to 64");
+        return err_set(err, CLAAS_ERR_INVALID, "steps_per_batch",
+                       "'steps_per_batch' must be from 1 to 64");
     }
     *out = s;
     return 0;

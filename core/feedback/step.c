@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The step: train from the head, commit behind it; where somebody else has committed meanwhile, train again from there. */
+/* The step: train from the head, commit behind it; where somebody else has committed meanwhile,
+ * train again from there. */
 #include "config.h"
 
 #include "feedback/internal.h"
@@ -69,7 +70,8 @@ static void hash_sample(struct sha256 *h, const struct claas_sample *s)
     sha256_add(h, &s->weight, sizeof s->weight);
 }
 
-/* Over job, parent state and steps: the same attempt again is the same step, never a second one on top. */
+/* Over job, parent state and steps: the same attempt again is the same step, never a second one on
+ * top. */
 static int key_make(const struct step *s, const char *settings, const struct claas_digest *state,
                     struct claas_digest *out, struct claas_error *err)
 {
@@ -101,8 +103,9 @@ static uint64_t seed_of(const struct claas_digest *key)
 /* ---- metrics ---- */
 
 /* The ones every answer has, in the contract's order; null where the engine did not tell. */
-static const char *const contract[] = { "total_loss",    "distill_loss", "kl_reg",           "mean_is_ratio",
-                                        "clip_fraction", "grad_norm",    "tokens_processed", "batch_size" };
+static const char *const contract[] = { "total_loss",       "distill_loss",  "kl_reg",
+                                        "mean_is_ratio",    "clip_fraction", "grad_norm",
+                                        "tokens_processed", "batch_size" };
 
 static int put_number(cJSON *o, const char *name, double v)
 {
@@ -145,7 +148,8 @@ static int metrics_fill(struct step *s, const struct adapter_out *out, cJSON *o)
     rc = rc != 0 ? rc : put_number(o, "tokens_processed", (double)n_tokens * s->settings->steps);
     rc = rc != 0 ? rc : put_number(o, "batch_size", (double)s->batch->n);
     for (size_t i = 0; rc == 0 && i < n; i++) { /* later steps replace earlier ones */
-        if (strcmp(metrics[i].name, "batch_size") != 0 && strcmp(metrics[i].name, "tokens_processed") != 0) {
+        if (strcmp(metrics[i].name, "batch_size") != 0 &&
+            strcmp(metrics[i].name, "tokens_processed") != 0) {
             rc = put_number(o, metrics[i].name, metrics[i].value);
         }
     }
@@ -165,7 +169,9 @@ static int metrics_fill(struct step *s, const struct adapter_out *out, cJSON *o)
 static int metrics_check(const struct adapter_out *out, struct claas_error *err)
 {
     const char *name = adapter_out_spoilt(out);
-    return name == NULL ? 0 : err_set(err, CLAAS_ERR_INTERNAL, name, "step refused: '%s' is not a number", name);
+    return name == NULL
+               ? 0
+               : err_set(err, CLAAS_ERR_INTERNAL, name, "step refused: '%s' is not a number", name);
 }
 
 /* ---- one round ---- */
@@ -183,28 +189,34 @@ static int head_check(struct feedback *f, const struct adapter_entry *head, stru
         sdpo |= strcmp(*o, "sdpo") == 0;
     }
     if (!sdpo) {
-        return err_set(err, CLAAS_ERR_UNSUPPORTED, "engine", "the engine '%s' cannot learn from feedback in words (sdpo)",
+        return err_set(err, CLAAS_ERR_UNSUPPORTED, "engine",
+                       "the engine '%s' cannot learn from feedback in words (sdpo)",
                        f->engine_name);
     }
-    if (host_model(f->engine, &model, NULL) == 0 && model.base[0] != '\0' && head->base[0] != '\0' &&
-        strcmp(model.base, head->base) != 0) {
-        return err_set(err, CLAAS_ERR_INVALID, "lora_id",
-                       "cannot train '%s': it belongs to the base model '%s', and the engine has another one", head->id,
-                       head->base_name[0] != '\0' ? head->base_name : head->base);
+    if (host_model(f->engine, &model, NULL) == 0 && model.base[0] != '\0' &&
+        head->base[0] != '\0' && strcmp(model.base, head->base) != 0) {
+        return err_set(
+            err, CLAAS_ERR_INVALID, "lora_id",
+            "cannot train '%s': it belongs to the base model '%s', and the engine has another one",
+            head->id, head->base_name[0] != '\0' ? head->base_name : head->base);
     }
     return 0;
 }
 
-static int train(struct feedback *f, struct step *s, struct adapter_version *from, const char *settings,
-                 struct adapter_out *out, struct claas_error *err)
+static int train(struct feedback *f, struct step *s, struct adapter_version *from,
+                 const char *settings, struct adapter_out *out, struct claas_error *err)
 {
-    const struct claas_step one = { .size = sizeof one, .n_samples = (uint32_t)s->batch->n, .samples = s->batch->list,
+    const struct claas_step one = { .size = sizeof one,
+                                    .n_samples = (uint32_t)s->batch->n,
+                                    .samples = s->batch->list,
                                     .settings = s->settings->values.values };
     const struct claas_step *steps[64];
     for (uint32_t i = 0; i < s->settings->steps; i++) {
         steps[i] = &one;
     }
-    struct claas_train t = { .size = sizeof t, .n_steps = s->settings->steps, .steps = steps,
+    struct claas_train t = { .size = sizeof t,
+                             .n_steps = s->settings->steps,
+                             .steps = steps,
                              .from = adapter_version_abi(from) };
     int rc = key_make(s, settings, &t.from->state, &t.key, err);
     if (rc != 0) {
@@ -240,8 +252,11 @@ static int train(struct feedback *f, struct step *s, struct adapter_version *fro
 static int commit(struct feedback *f, struct step *s, uint64_t expected, const char *settings,
                   struct adapter_out *out, struct claas_error *err)
 {
-    const struct adapter_commit c = { .kind = ADAPTER_STEP, .job = s->job, .expected = expected,
-                                      .engine = f->engine_name, .base_name = f->model_name,
+    const struct adapter_commit c = { .kind = ADAPTER_STEP,
+                                      .job = s->job,
+                                      .expected = expected,
+                                      .engine = f->engine_name,
+                                      .base_name = f->model_name,
                                       .settings_json = settings };
     int64_t began = clock_mono_ns();
     step_phase(s, FEEDBACK_SAVE);
@@ -251,7 +266,8 @@ static int commit(struct feedback *f, struct step *s, uint64_t expected, const c
 }
 
 /* *again: somebody else's entry is there. */
-static int round_run(struct feedback *f, struct step *s, const char *settings, int *again, struct claas_error *err)
+static int round_run(struct feedback *f, struct step *s, const char *settings, int *again,
+                     struct claas_error *err)
 {
     const struct claas_call *call = s->request->call;
     struct adapter_entry *head = NULL;
@@ -282,7 +298,8 @@ static int round_run(struct feedback *f, struct step *s, const char *settings, i
         s->metrics = cJSON_CreateObject();
         /* The version stands; a metric that finds no memory is not worth denying it. */
         if (s->metrics != NULL && metrics_fill(s, out, s->metrics) != 0) {
-            log_line(LOG_WARNING, "feedback", "out of memory: not all metrics of '%s' are told", s->job);
+            log_line(LOG_WARNING, "feedback", "out of memory: not all metrics of '%s' are told",
+                     s->job);
         }
     }
     adapter_out_free(out);
@@ -305,12 +322,14 @@ int step_run(struct feedback *f, struct step *s, struct claas_error *err)
         again = 0;
         rc = round_run(f, s, settings, &again, err);
         if (again) {
-            log_line(LOG_INFO, "feedback", "'%s' has a new head: the step of '%s' is made again from there", s->adapter,
+            log_line(LOG_INFO, "feedback",
+                     "'%s' has a new head: the step of '%s' is made again from there", s->adapter,
                      s->job);
         }
     }
     free(settings);
     return again ? err_set(err, CLAAS_ERR_CONFLICT, "lora_id",
-                           "cannot commit to '%s': others were faster %d times in a row", s->adapter, (int)ROUNDS)
+                           "cannot commit to '%s': others were faster %d times in a row",
+                           s->adapter, (int)ROUNDS)
                  : rc;
 }

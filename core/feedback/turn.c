@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Turns: one request at a time on an adapter, in the order of arrival; other adapters do not wait. */
+/* Turns: one request at a time on an adapter, in the order of arrival; other adapters do not wait.
+ */
 #include "config.h"
 
 #include "feedback/internal.h"
@@ -35,7 +36,8 @@ static void wait_until(struct feedback *f, int64_t until)
 {
     int64_t look = clock_mono_ns() + LOOK_MS * INT64_C(1000000);
     until = until < look ? until : look;
-    struct timespec t = { .tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000) };
+    struct timespec t = { .tv_sec = (time_t)(until / 1000000000),
+                          .tv_nsec = (long)(until % 1000000000) };
     (void)pthread_cond_timedwait(&f->left, &f->mutex, &t); /* the caller looks again in any case */
 }
 
@@ -54,7 +56,8 @@ int turn_take(struct feedback *f, struct turn *t, const char *id, const struct c
     while (rc == 0 && !is_first(f, t)) {
         if (clock_mono_ns() >= until) {
             rc = err_set(err, CLAAS_ERR_CONFLICT, "lora_id",
-                         "cannot train '%s': other feedback on it was not done within %u ms", id, f->lock_timeout_ms);
+                         "cannot train '%s': other feedback on it was not done within %u ms", id,
+                         f->lock_timeout_ms);
         } else if ((rc = host_call_check_abi(call, err)) == 0) {
             wait_until(f, until);
         } else {
