@@ -9,7 +9,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -128,6 +127,20 @@ static void start(size_t threads, size_t most)
     ck_ok(queue_new(threads, most, &queue, &err), err);
 }
 
+/* With job A in progress. */
+static void start_busy(size_t threads, size_t most)
+{
+    start(threads, most);
+    add(0);
+    expect(started, 1);
+}
+
+static void pause_now(void)
+{
+    struct claas_error err = ERR_INIT;
+    ck_ok(queue_pause(queue, NULL, &err), err);
+}
+
 static void end(void)
 {
     open_gate();
@@ -169,9 +182,7 @@ END_TEST
 START_TEST(too_many_waiting)
 {
     struct claas_error err = ERR_INIT;
-    start(1, 2);
-    add(0);
-    expect(started, 1);
+    start_busy(1, 2);
     add(1);
     add(2);
     int rc = queue_add(queue, work(3), &err);
@@ -189,9 +200,7 @@ END_TEST
 
 START_TEST(late_jobs_do_not_begin)
 {
-    start(1, 8);
-    add(0);
-    expect(started, 1);
+    start_busy(1, 8);
     add(1);
     add(2);
     atomic_store(&works[1].left_ms, 0);
@@ -202,26 +211,11 @@ START_TEST(late_jobs_do_not_begin)
 }
 END_TEST
 
-START_TEST(a_job_may_have_no_call)
-{
-    start(1, 8);
-    work(0)->call = NULL;
-    struct claas_error err = ERR_INIT;
-    ck_ok(queue_add(queue, &works[0].job, &err), err);
-    expect(started, 1);
-    queue_tend(queue);
-    end();
-    ck_assert_int_eq(finished, 1);
-}
-END_TEST
-
 /* Each pattern says which of B to E are late; F comes afterwards, so that the end of the list must be right. */
 START_TEST(tending_gives_up_the_late_ones)
 {
-    start(1, 8);
-    add(0);
-    expect(started, 1);
     int n_late = 0;
+    start_busy(1, 8);
     for (int i = 1; i < 5; i++) {
         add(i);
         if (_i >> (i - 1) & 1) {
@@ -234,29 +228,20 @@ START_TEST(tending_gives_up_the_late_ones)
     ck_assert_uint_eq(queue_waiting(queue), 4 - (size_t)n_late);
     add(5);
     end();
-    char wanted[8] = "";
-    size_t n = 0;
+    size_t at = 0;
     for (int i = 0; i < 6; i++) {
         if (i == 0 || i == 5 || !(_i >> (i - 1) & 1)) {
-            wanted[n++] = (char)('A' + i);
+            at += strspn(order + at, "bcde"); /* those given up, in any order */
+            ck_assert_int_eq(order[at++], 'A' + i);
         }
     }
-    char ran[8] = "";
-    size_t m = 0;
-    for (size_t i = 0; order[i]; i++) {
-        if (order[i] < 'a') {
-            ran[m++] = order[i];
-        }
-    }
-    ck_assert_str_eq(ran, wanted);
 }
 END_TEST
 
 START_TEST(late_jobs_are_given_up_in_a_pause)
 {
-    struct claas_error err = ERR_INIT;
     start(2, 8);
-    ck_ok(queue_pause(queue, NULL, &err), err);
+    pause_now();
     add(0);
     add(1);
     add(2);
@@ -284,22 +269,32 @@ static void *pauser(void *ctx)
     return rc ? queue : NULL; /* anything: it failed */
 }
 
-START_TEST(a_pause_waits_for_those_in_progress)
+/* Returns once its pause has begun; somebody must be in progress. */
+static pthread_t pauser_start(void)
 {
     pthread_t thread;
-    void *failed = NULL;
     (void)work(HELPER);
-    start(2, 8);
-    add(0);
-    expect(started, 1);
     ck_assert_int_eq(pthread_create(&thread, NULL, pauser, NULL), 0);
     expect(asked, 1);
     ck_assert_int_eq(done, 0);
+    return thread;
+}
+
+static void pauser_end(pthread_t thread)
+{
+    void *failed = NULL;
+    ck_assert_int_eq(pthread_join(thread, &failed), 0);
+    ck_assert_ptr_null(failed);
+}
+
+START_TEST(a_pause_waits_for_those_in_progress)
+{
+    start_busy(2, 8);
+    pthread_t thread = pauser_start();
     add(1);
     ck_assert_int_eq(started, 1); /* though a thread is free: nothing begins any more */
     open_gate();
-    ck_assert_int_eq(pthread_join(thread, &failed), 0);
-    ck_assert_ptr_null(failed);
+    pauser_end(thread);
     ck_assert_uint_eq(queue_running(queue), 0);
     expect_still(started, 1);
     ck_assert_uint_eq(queue_waiting(queue), 1);
@@ -311,11 +306,10 @@ END_TEST
 
 START_TEST(pausing_again_is_fine)
 {
-    struct claas_error err = ERR_INIT;
     start(2, 8);
     queue_resume(queue);
-    ck_ok(queue_pause(queue, NULL, &err), err);
-    ck_ok(queue_pause(queue, NULL, &err), err);
+    pause_now();
+    pause_now();
     add(0);
     expect_still(started, 0);
     queue_resume(queue);
@@ -331,9 +325,7 @@ START_TEST(a_cancelled_pause_is_none)
     struct claas_error err = ERR_INIT;
     (void)work(7);
     atomic_store(&works[7].left_ms, 0);
-    start(2, 8);
-    add(0);
-    expect(started, 1);
+    start_busy(2, 8);
     int rc = queue_pause(queue, &works[7].call, &err);
     ck_failed(rc, CLAAS_ERR_CANCELLED, err);
     add(1);
@@ -346,23 +338,15 @@ END_TEST
 START_TEST(a_cancelled_pause_leaves_others)
 {
     struct claas_error err = ERR_INIT;
-    pthread_t thread;
-    void *failed = NULL;
-    (void)work(HELPER);
     (void)work(7);
     atomic_store(&works[7].left_ms, 0);
-    start(2, 8);
-    add(0);
-    expect(started, 1);
-    ck_assert_int_eq(pthread_create(&thread, NULL, pauser, NULL), 0);
-    expect(asked, 1);
-    ck_assert_int_eq(done, 0);
+    start_busy(2, 8);
+    pthread_t thread = pauser_start();
     ck_failed(queue_pause(queue, &works[7].call, &err), CLAAS_ERR_CANCELLED, err);
     add(1);
     expect_still(started, 1);
     open_gate();
-    ck_assert_int_eq(pthread_join(thread, &failed), 0);
-    ck_assert_ptr_null(failed);
+    pauser_end(thread);
     expect_still(started, 1);
     queue_resume(queue);
     expect(finished, 2);
@@ -401,9 +385,8 @@ END_TEST
 
 START_TEST(the_end_ends_a_pause)
 {
-    struct claas_error err = ERR_INIT;
     start(1, 8);
-    ck_ok(queue_pause(queue, NULL, &err), err);
+    pause_now();
     add(0);
     add(1);
     atomic_store(&works[1].left_ms, 0);
@@ -421,7 +404,7 @@ static void signal_run(struct queue_job *job)
     (void)job;
     pthread_sigmask(SIG_SETMASK, NULL, &blocked);
     pthread_mutex_lock(&lock);
-    started = sigismember(&blocked, SIGTERM) && sigismember(&blocked, SIGHUP) && sigismember(&blocked, SIGINT);
+    started = sigismember(&blocked, SIGTERM) && sigismember(&blocked, SIGINT);
     note(&finished);
     pthread_mutex_unlock(&lock);
 }
@@ -441,7 +424,7 @@ START_TEST(signals_go_elsewhere)
 }
 END_TEST
 
-enum { CROWD = 4, EACH = 500 };
+enum { CROWD = 4, EACH = 500 }; /* jobs without a call: never late */
 
 static atomic_int crowd_run;
 
@@ -497,7 +480,6 @@ static Suite *suite(void)
     tcase_add_test(t, as_many_at_once_as_threads);
     tcase_add_test(t, too_many_waiting);
     tcase_add_test(t, late_jobs_do_not_begin);
-    tcase_add_test(t, a_job_may_have_no_call);
     tcase_add_loop_test(t, tending_gives_up_the_late_ones, 0, 16);
     tcase_add_test(t, late_jobs_are_given_up_in_a_pause);
     tcase_add_test(t, a_pause_waits_for_those_in_progress);
