@@ -223,7 +223,7 @@ static double dot(const double *a, const double *b, size_t n)
     return sum;
 }
 
-/* y += scaling B (A x) of one row */
+/* y += scaling B (A x) of all rows */
 static void adapt(const struct pass *p, enum model_part part, const double *x, double *y)
 {
     const struct kernels_segment *shape = &tensor_of(p->o, part, p->layer)->segment;
@@ -234,10 +234,12 @@ static void adapt(const struct pass *p, enum model_part part, const double *x, d
     }
     size_t rank = p->lora->spec.rank;
     double scaling = p->lora->spec.alpha / (p->lora->spec.rank_stable ? sqrt((double)rank) : (double)rank);
-    for (size_t r = 0; r < rank; r++) {
-        double s = dot(a + r * shape->cols, x, shape->cols);
-        for (size_t i = 0; i < shape->rows; i++) {
-            y[i] += scaling * b[i * rank + r] * s;
+    for (size_t i = 0; i < p->n; i++) {
+        for (size_t r = 0; r < rank; r++) {
+            double s = dot(a + r * shape->cols, x + i * shape->cols, shape->cols);
+            for (size_t j = 0; j < shape->rows; j++) {
+                y[i * shape->rows + j] += scaling * b[j * rank + r] * s;
+            }
         }
     }
 }
@@ -254,8 +256,8 @@ static double *linear(const struct pass *p, enum model_part part, enum model_par
         for (size_t j = 0; j < out; j++) {
             y[i * out + j] = dot(w->values + j * in, x + i * in, in) + (b ? b[j] : 0);
         }
-        adapt(p, part, x + i * in, y + i * out);
     }
+    adapt(p, part, x, y);
     return y;
 }
 
@@ -292,15 +294,18 @@ static void rotate(const struct pass *p, size_t heads, double *x)
 {
     const struct model_geometry *g = &p->o->spec.geometry;
     size_t half = g->head_dim / 2;
-    for (size_t i = 0; i < p->n; i++) {
-        for (size_t h = 0; h < heads; h++) {
-            double *head = x + (i * heads + h) * g->head_dim;
-            for (size_t j = 0; j < half; j++) {
-                float angle = (float)i * (float)frequency(g, j);
+    for (size_t j = 0; j < half; j++) {
+        float inv = (float)frequency(g, j);
+        for (size_t i = 0; i < p->n; i++) {
+            float angle = (float)i * inv;
+            double cosine = cos((double)angle);
+            double sine = sin((double)angle);
+            for (size_t h = 0; h < heads; h++) {
+                double *head = x + (i * heads + h) * g->head_dim;
                 double low = head[j];
                 double high = head[j + half];
-                head[j] = low * cos((double)angle) - high * sin((double)angle);
-                head[j + half] = high * cos((double)angle) + low * sin((double)angle);
+                head[j] = low * cosine - high * sine;
+                head[j + half] = high * cosine + low * sine;
             }
         }
     }

@@ -165,6 +165,35 @@ static inline void check_close(const float *x, const double *want, size_t n, dou
                   sqrt(off), sqrt(size), bound);
 }
 
+static inline int descending(const void *a, const void *b)
+{
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x < y) - (x > y);
+}
+
+/* The best n of a row of log-probabilities: the ids are different, the values theirs and the greatest of all. */
+static inline void check_top(const double *want, size_t vocab, size_t n, const int32_t *ids,
+                             const float *logprobs, double bound)
+{
+    double *sorted = doubles(vocab);
+    double *theirs = doubles(n);
+    memcpy(sorted, want, vocab * sizeof *sorted);
+    qsort(sorted, vocab, sizeof *sorted, descending);
+    for (size_t i = 0; i < n; i++) {
+        ck_assert(ids[i] >= 0 && (size_t)ids[i] < vocab);
+        ck_assert_float_le(logprobs[i], i == 0 ? 0 : logprobs[i - 1]);
+        theirs[i] = want[ids[i]];
+        for (size_t j = 0; j < i; j++) {
+            ck_assert_int_ne(ids[i], ids[j]);
+        }
+    }
+    check_close(logprobs, sorted, n, bound, "the greatest log-probabilities");
+    check_close(logprobs, theirs, n, bound, "log-probabilities of the greatest");
+    free(sorted);
+    free(theirs);
+}
+
 /* ---- calls that run out of time ---- */
 
 struct timed_call { /* the call first, so that its address is ours */
