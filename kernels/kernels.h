@@ -59,6 +59,10 @@ void kernels_set_train_share(struct kernels *k, double share);
 
 /* Zeroed, aligned to 64 bytes. bytes = 0 gives null. */
 int kernels_alloc(struct kernels *k, size_t bytes, void **out, struct claas_error *err);
+/* The same with any contents, for scratch: cheaper, since kept memory need not be cleared. */
+int kernels_alloc_raw(struct kernels *k, size_t bytes, void **out, struct claas_error *err);
+/* How many bytes of freed large blocks are kept for the next allocations; what is more is given back. Default 0. */
+void kernels_set_kept(struct kernels *k, size_t bytes);
 void kernels_free(struct kernels *k, void *p); /* null is fine */
 int kernels_zero(struct kernels *k, void *dst, size_t bytes, struct claas_error *err);
 int kernels_copy_in(struct kernels *k, void *dst, const void *host_src, size_t bytes, struct claas_error *err);

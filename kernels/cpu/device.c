@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The device on processors: opening, memory, scratch, and how plain row-by-row operations are cut into tasks. */
+/* The device on processors: opening, scratch, and how plain row-by-row operations are cut into tasks. */
 #include "config.h"
 
 #include "kernels/cpu/device.h"
@@ -10,16 +10,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define MAX_THREADS 256
 #define LITTLE 16384 /* element operations not worth waking a thread for */
-
-/* Before every block of kernels_alloc; 64 bytes, so that what follows stays aligned. */
-union memory_head {
-    size_t mapped; /* bytes of the mapping, 0: from the heap */
-    char space[64];
-};
 
 static size_t cores(void)
 {
@@ -50,6 +43,7 @@ int kernels_open(size_t threads, struct kernels **out, struct claas_error *err)
         free(k);
         return rc;
     }
+    (void)pthread_mutex_init(&k->keeper.lock, NULL); /* cannot fail with default attributes on Linux */
     k->own = mem_array(n, sizeof *k->own);
     rc = k->own ? pool_create(n, &k->pool, err) : err_oom(err, "the device");
     if (rc != 0) {
@@ -71,6 +65,8 @@ void kernels_close(struct kernels *k)
     }
     free(k->own);
     kernels_free(k, k->shared.data);
+    kernels_set_kept(k, 0);
+    (void)pthread_mutex_destroy(&k->keeper.lock);
     turns_destroy(&k->turns);
     free(k);
 }
@@ -83,53 +79,6 @@ const char *kernels_isa(const struct kernels *k)
 size_t kernels_threads(const struct kernels *k)
 {
     return k->threads;
-}
-
-/* Large blocks are mapped: zero without being touched, given back when freed, and in large pages where the system
- * has them, since panels of a matrix lie far apart. Checkers of addresses see heap blocks instead. */
-#if defined(__SANITIZE_ADDRESS__)
-#define MAP_FROM SIZE_MAX
-#else
-#define MAP_FROM ((size_t)1 << 20)
-#endif
-
-int kernels_alloc(struct kernels *k, size_t bytes, void **out, struct claas_error *err)
-{
-    (void)k;
-    if (bytes == 0) {
-        *out = NULL;
-        return 0;
-    }
-    union memory_head *head = NULL;
-    if (bytes <= SIZE_MAX / 2 && bytes < MAP_FROM) {
-        head = mem_aligned(sizeof *head + bytes);
-    } else if (bytes <= SIZE_MAX / 2) {
-        void *map = mmap(NULL, sizeof *head + bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (map != MAP_FAILED) {
-            (void)madvise(map, sizeof *head + bytes, MADV_HUGEPAGE); /* only advice */
-            head = map;
-            head->mapped = sizeof *head + bytes;
-        }
-    }
-    if (!head) {
-        return err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot allocate %zu bytes for computing: out of memory", bytes);
-    }
-    *out = head + 1;
-    return 0;
-}
-
-void kernels_free(struct kernels *k, void *p)
-{
-    (void)k;
-    if (!p) {
-        return;
-    }
-    union memory_head *head = (union memory_head *)p - 1;
-    if (head->mapped) {
-        (void)munmap(head, head->mapped);
-    } else {
-        free(head);
-    }
 }
 
 int kernels_zero(struct kernels *k, void *dst, size_t bytes, struct claas_error *err)
@@ -168,7 +117,7 @@ static int scratch_grow(struct kernels *k, struct scratch *s, size_t floats, str
     kernels_free(k, s->data);
     *s = (struct scratch){ 0 };
     void *p = NULL;
-    int rc = kernels_alloc(k, floats * sizeof(float), &p, err);
+    int rc = kernels_alloc_raw(k, floats * sizeof(float), &p, err);
     if (rc == 0) {
         s->data = p;
         s->bytes = floats * sizeof(float);

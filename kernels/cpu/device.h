@@ -15,12 +15,27 @@ struct scratch {
     size_t bytes;
 };
 
+/* Large blocks that were freed and wait for the next allocation: giving them back to the system and touching new ones
+ * costs more than the computing of a small model's step leaves room for. */
+struct kept_block {
+    void *map;
+    size_t bytes;
+};
+struct keeper {
+    pthread_mutex_t lock;
+    struct kept_block blocks[16]; /* oldest first */
+    size_t n;
+    size_t bytes;
+    size_t limit;
+};
+
 struct kernels {
     const struct simd *simd;
     const struct tiles *tiles; /* null: none */
     struct pool *pool;
     struct turns turns;
     size_t threads;
+    struct keeper keeper;
     struct scratch shared; /* both: only under a turn */
     struct scratch *own;   /* one for each thread of the pool */
 };

@@ -14,7 +14,7 @@ float *arena_take(struct arena *a, size_t n)
 int arena_alloc(struct arena *a, struct claas_error *err)
 {
     void *block = NULL;
-    int rc = kernels_alloc(a->kernels, a->used * sizeof *a->block, &block, err);
+    int rc = kernels_alloc_raw(a->kernels, a->used * sizeof *a->block, &block, err);
     if (rc != 0) {
         return rc;
     }

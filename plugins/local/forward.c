@@ -27,7 +27,7 @@ int forward_cache_reserve(struct forward_cache *c, size_t rows, struct claas_err
     cap = (cap + CACHE_BLOCK - 1) / CACHE_BLOCK * CACHE_BLOCK;
     cap = cap > m->geometry.context && rows <= m->geometry.context ? m->geometry.context : cap;
     void *data = NULL;
-    int rc = kernels_alloc(m->kernels, m->geometry.layers * layer_floats(m, cap) * sizeof *c->data, &data, err);
+    int rc = kernels_alloc_raw(m->kernels, m->geometry.layers * layer_floats(m, cap) * sizeof *c->data, &data, err);
     for (size_t i = 0; i < m->geometry.layers && rc == 0 && c->rows > 0; i++) {
         size_t n = layer_floats(m, c->rows);
         rc = kernels_copy_rows(m->kernels, 1, n, c->data + i * layer_floats(m, c->cap), n,

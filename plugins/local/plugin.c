@@ -16,8 +16,8 @@
 #include <string.h>
 
 enum {
-    OPTION_MODEL, OPTION_NAME, OPTION_THREADS, OPTION_CONTEXT, OPTION_SHARE, OPTION_MEMORY, OPTION_ADAPTERS, OPTION_BATCH,
-    OPTION_WAITING, OPTION_TEMPLATE
+    OPTION_MODEL, OPTION_NAME, OPTION_THREADS, OPTION_CONTEXT, OPTION_SHARE, OPTION_MEMORY, OPTION_ADAPTERS, OPTION_SCRATCH,
+    OPTION_BATCH, OPTION_WAITING, OPTION_TEMPLATE
 };
 
 static const struct claas_option options[] = {
@@ -35,6 +35,8 @@ static const struct claas_option options[] = {
       "to go on from them; what is dropped is read from its files again", 0, 0x1p50, CLAAS_BYTES, CLAAS_RELOADABLE },
     { "adapters_kept", "64", NULL, "the most adapters kept in memory while no request uses them", 0, 1e6, CLAAS_INT,
       CLAAS_RELOADABLE },
+    { "scratch_memory", "768MiB", NULL, "memory of past computations that is kept for the next ones; what is more is given back "
+      "to the system", 0, 0x1p50, CLAAS_BYTES, CLAAS_RELOADABLE },
     { "max_batch", "8", NULL, "requests answered at the same time; each has a key-value cache of its own", 1, 256, CLAAS_INT,
       0 },
     { "max_waiting", "256", NULL, "requests that may wait for their turn; more are refused", 0, 65536, CLAAS_INT, 0 },
@@ -134,6 +136,7 @@ static void open_template(struct instance *self, const char *name)
 static void set_reloadable(struct instance *self, const struct claas_value *values)
 {
     kernels_set_train_share(self->kernels, values[OPTION_SHARE].d);
+    kernels_set_kept(self->kernels, (size_t)values[OPTION_SCRATCH].i);
     warm_set_bounds(self->warm, (uint64_t)values[OPTION_MEMORY].i, (size_t)values[OPTION_ADAPTERS].i);
 }
 
