@@ -10,6 +10,7 @@
 #include "host/call.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 /* ---- somebody else commits ---- */
@@ -316,12 +317,12 @@ START_TEST(called_off_before_the_commit_it_is_none)
 END_TEST
 
 /* A token that is used up after so many looks. */
-static int looks_left;
+static atomic_int looks_left; /* contents are put by several threads */
 
 static uint32_t look(const struct claas_call *call)
 {
     (void)call;
-    return looks_left-- > 0 ? UINT32_MAX : 0;
+    return atomic_fetch_sub(&looks_left, 1) > 0 ? UINT32_MAX : 0;
 }
 
 static void no_progress(const struct claas_call *call, uint64_t done, uint64_t total,
@@ -348,7 +349,7 @@ START_TEST(called_off_anywhere_it_is_all_or_nothing)
     const struct feedback_request r = { .items = items, .n_items = 2, .call = &call };
     int rc = -1;
     for (int n = 0; rc != 0; n++) {
-        looks_left = n;
+        atomic_store(&looks_left, n);
         rc = feedback_run(f, &r, &result, &err);
         ck_assert_msg(rc == 0 || rc == CLAAS_ERR_CANCELLED, "after %d looks: %s", n, err.message);
         ck_assert_uint_eq(head_of("x"), rc == 0 ? 2 : 1);
