@@ -51,7 +51,7 @@ struct student {
     float *ds;         /* [n][2 * rank] */
 };
 
-/* Memory for one sequence of n tokens, the last `wanted` of which matter. */
+/* Memory for one sequence of n tokens (1 to the context), the last `wanted` (1 to n) of which matter. */
 int student_open(const struct model *m, const struct lora *lora, size_t n, size_t wanted, int recompute,
                  struct student *out, struct claas_error *err);
 void student_close(struct student *s);
