@@ -37,7 +37,8 @@ struct feedback_options { /* everything is borrowed and outlives the room; strin
                                              null-terminated; may be null */
     const struct option_values *training; /* configured defaults of a step, by a table from
                                              feedback_table; null: the tables' */
-    struct host_instance *pause; /* inference that gives way around a step; null: none does */
+    struct host_instance *pause; /* inference that gives way around a step; null: none does.
+                                  * Steps that it gives way to come one at a time. */
     uint32_t lock_timeout_ms;    /* longest wait for an adapter's turn; 0: none */
 };
 

@@ -15,8 +15,11 @@
 
 struct turn { /* on the stack of who waits or works; in the list until left */
     struct turn *next;
-    const char *id; /* of the adapter */
+    const char *id; /* of the adapter, or TURN_DEVICE */
 };
+
+/* No adapter has this id: the turn of whoever has inference paused. */
+#define TURN_DEVICE ""
 
 struct feedback {
     struct host_instance *engine, *text, *pause;
@@ -36,8 +39,9 @@ struct feedback {
 
 /* ---- turn.c ---- */
 
-/* Waits until nobody who came earlier has this adapter; then it is ours until turn_leave. CONFLICT
- * when it takes longer than allowed. `id` lives until then. */
+/* Waits until nobody who came earlier has this adapter, or the device; then it is ours until
+ * turn_leave. CONFLICT when it takes longer than allowed. `id` lives until then. Who wants both
+ * takes the adapter first. */
 int turn_take(struct feedback *f, struct turn *t, const char *id, const struct claas_call *call,
               struct claas_error *err);
 void turn_leave(struct feedback *f, struct turn *t);

@@ -174,7 +174,7 @@ static int metrics_check(const struct adapter_out *out, struct claas_error *err)
                : err_set(err, CLAAS_ERR_INTERNAL, name, "step refused: '%s' is not a number", name);
 }
 
-/* ---- one round ---- */
+/* ---- the head ---- */
 
 static int head_check(struct feedback *f, const struct adapter_entry *head, struct claas_error *err)
 {
@@ -203,6 +203,66 @@ static int head_check(struct feedback *f, const struct adapter_entry *head, stru
     return 0;
 }
 
+/* ---- inference gives way ---- */
+
+static void inference_wake(struct feedback *f, struct step *s)
+{
+    struct claas_error stuck = ERR_INIT;
+    int64_t began = clock_mono_ns();
+    s->woke = host_inference_resume(f->pause, NULL, &stuck) == 0;
+    s->timing->wake += ms_since(began);
+    if (!s->woke) {
+        log_line(LOG_ERROR, "feedback", "inference is still paused: %s", stuck.message);
+    }
+}
+
+/* A resume ends every pause, so steps that pause come one after the other: else the first to end
+ * would wake inference while another one still trains. */
+static int device_take(struct feedback *f, struct step *s, struct turn *device,
+                       struct claas_error *err)
+{
+    int64_t began = clock_mono_ns();
+    step_phase(s, FEEDBACK_SLEEP);
+    int rc = turn_take(f, device, TURN_DEVICE, s->request->call, err);
+    if (rc == 0) {
+        rc = host_inference_pause(f->pause, s->request->call, err);
+        s->slept |= rc == 0;
+        if (rc != 0) { /* it may have failed half-way */
+            inference_wake(f, s);
+            turn_leave(f, device);
+        }
+    }
+    s->timing->sleep += ms_since(began);
+    return rc;
+}
+
+static void device_leave(struct feedback *f, struct step *s, struct turn *device)
+{
+    inference_wake(f, s);
+    turn_leave(f, device);
+}
+
+/* ---- one round ---- */
+
+static int train_on_device(struct feedback *f, struct step *s, const struct claas_train *t,
+                           struct adapter_out *out, struct claas_error *err)
+{
+    struct turn device;
+    int pauses = f->pause != NULL && !s->request->no_pause;
+    int rc = pauses ? device_take(f, s, &device, err) : 0;
+    if (rc != 0) {
+        return rc;
+    }
+    int64_t began = clock_mono_ns();
+    step_phase(s, FEEDBACK_DISTILL);
+    rc = host_engine_train(f->engine, t, adapter_out_abi(out), s->request->call, err);
+    s->timing->distill += ms_since(began);
+    if (pauses) {
+        device_leave(f, s, &device);
+    }
+    return rc;
+}
+
 static int train(struct feedback *f, struct step *s, struct adapter_version *from,
                  const char *settings, struct adapter_out *out, struct claas_error *err)
 {
@@ -223,29 +283,7 @@ static int train(struct feedback *f, struct step *s, struct adapter_version *fro
         return rc;
     }
     t.seed = seed_of(&t.key);
-    int paused = f->pause != NULL && !s->request->no_pause;
-    if (paused) {
-        int64_t began = clock_mono_ns();
-        step_phase(s, FEEDBACK_SLEEP);
-        rc = host_inference_pause(f->pause, s->request->call, err);
-        s->timing->sleep += ms_since(began);
-        s->slept |= rc == 0;
-    }
-    if (rc == 0) {
-        int64_t began = clock_mono_ns();
-        step_phase(s, FEEDBACK_DISTILL);
-        rc = host_engine_train(f->engine, &t, adapter_out_abi(out), s->request->call, err);
-        s->timing->distill += ms_since(began);
-    }
-    if (paused) { /* always, also when pausing failed half-way: resume is idempotent */
-        struct claas_error stuck = ERR_INIT;
-        int64_t began = clock_mono_ns();
-        s->woke = host_inference_resume(f->pause, NULL, &stuck) == 0;
-        s->timing->wake += ms_since(began);
-        if (!s->woke) {
-            log_line(LOG_ERROR, "feedback", "inference is still paused: %s", stuck.message);
-        }
-    }
+    rc = train_on_device(f, s, &t, out, err);
     return rc != 0 ? rc : metrics_check(out, err);
 }
 

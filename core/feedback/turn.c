@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Turns: one request at a time on an adapter, in the order of arrival; other adapters do not wait.
- */
+ * Where inference gives the device up, the device is a turn of its own: one step at a time. */
 #include "config.h"
 
 #include "feedback/internal.h"
@@ -41,6 +41,18 @@ static void wait_until(struct feedback *f, int64_t until)
     (void)pthread_cond_timedwait(&f->left, &f->mutex, &t); /* the caller looks again in any case */
 }
 
+static int too_late(const struct feedback *f, const char *id, struct claas_error *err)
+{
+    if (strcmp(id, TURN_DEVICE) == 0) {
+        return err_set(err, CLAAS_ERR_CONFLICT, "lora_id",
+                       "the device was not free within %u ms: steps on other adapters had it",
+                       f->lock_timeout_ms);
+    }
+    return err_set(err, CLAAS_ERR_CONFLICT, "lora_id",
+                   "cannot train '%s': other feedback on it was not done within %u ms", id,
+                   f->lock_timeout_ms);
+}
+
 int turn_take(struct feedback *f, struct turn *t, const char *id, const struct claas_call *call,
               struct claas_error *err)
 {
@@ -55,13 +67,11 @@ int turn_take(struct feedback *f, struct turn *t, const char *id, const struct c
     *end = t;
     while (rc == 0 && !is_first(f, t)) {
         if (clock_mono_ns() >= until) {
-            rc = err_set(err, CLAAS_ERR_CONFLICT, "lora_id",
-                         "cannot train '%s': other feedback on it was not done within %u ms", id,
-                         f->lock_timeout_ms);
+            rc = too_late(f, id, err);
         } else if ((rc = host_call_check_abi(call, err)) == 0) {
             wait_until(f, until);
         } else {
-            (void)err_prefix(err, "cannot train '%s' while other feedback on it is worked off", id);
+            (void)err_prefix(err, "while other feedback was worked off");
         }
     }
     if (rc != 0) {

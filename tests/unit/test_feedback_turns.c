@@ -100,6 +100,7 @@ struct runner {
 enum { NEVER = -1 };
 
 static int at_lock; /* requests that have come to where they wait for their turn */
+static int at_sleep; /* those that are about to pause inference */
 
 static void on_runner_phase(void *ctx, enum feedback_phase phase)
 {
@@ -109,6 +110,7 @@ static void on_runner_phase(void *ctx, enum feedback_phase phase)
     }
     (void)pthread_mutex_lock(&toy.mutex);
     at_lock += phase == FEEDBACK_LOCK;
+    at_sleep += phase == FEEDBACK_SLEEP;
     (void)pthread_cond_broadcast(&toy.changed);
     (void)pthread_mutex_unlock(&toy.mutex);
 }
@@ -461,6 +463,76 @@ START_TEST(a_device_that_is_not_given_up_is_no_step)
 }
 END_TEST
 
+static int trained_awake; /* steps that saw inference run */
+
+static void look_whether_it_sleeps(void)
+{
+    (void)pthread_mutex_lock(&toy.mutex);
+    trained_awake += !toy.paused;
+    (void)pthread_mutex_unlock(&toy.mutex);
+}
+
+/* Two steps that pause inference at once, on two adapters; the second one's pause fails (1). */
+START_TEST(nobody_wakes_inference_under_another_step)
+{
+    struct runner r[2];
+    char id[2][STATE_ID_CAP];
+    close_rooms();
+    open_rooms((struct feedback_options){ .lock_timeout_ms = 10000, .pause = house.instance });
+    create("x");
+    create("y");
+    (void)chat("x", id[0]);
+    (void)chat("y", id[1]);
+    toy.in_train = look_whether_it_sleeps;
+    toy.train_gate = 1;
+    begin(&r[0], "x", id[0], NEVER);
+    toy_wait_at(&toy.at_train_gate, 1);
+    (void)pthread_mutex_lock(&toy.mutex);
+    toy.fail_pauses = _i;
+    (void)pthread_mutex_unlock(&toy.mutex);
+    begin(&r[1], "y", id[1], NEVER);
+    toy_wait_at(&at_sleep, 2);
+    (void)usleep(50000); /* time enough to do what it must not */
+    (void)pthread_mutex_lock(&toy.mutex);
+    ck_assert_int_eq(toy.pauses, 1);
+    ck_assert_int_eq(toy.resumes, 0);
+    ck_assert_int_eq(toy.at_train_gate, 1);
+    (void)pthread_mutex_unlock(&toy.mutex);
+    toy_open_gate();
+    end_ok(&r[0], 1, 2);
+    if (_i == 1) {
+        end_failed(&r[1], CLAAS_ERR_UNAVAILABLE);
+    } else {
+        end_ok(&r[1], 1, 2);
+    }
+    ck_assert_int_eq(trained_awake, 0);
+    ck_assert_int_eq(toy.resumes, 2);
+    ck_assert(!toy.paused);
+}
+END_TEST
+
+START_TEST(a_device_that_does_not_get_free_is_a_conflict)
+{
+    struct runner r;
+    char id[2][STATE_ID_CAP];
+    close_rooms();
+    open_rooms((struct feedback_options){ .lock_timeout_ms = 30, .pause = house.instance });
+    create("x");
+    create("y");
+    (void)chat("x", id[0]);
+    (void)chat("y", id[1]);
+    toy.train_gate = 1;
+    begin(&r, "x", id[0], NEVER);
+    toy_wait_at(&toy.at_train_gate, 1);
+    ck_failed(run_one("y", id[1], NULL), CLAAS_ERR_CONFLICT, err);
+    ck_record_failed("y", "sleep");
+    ck_assert_int_eq(toy.pauses, 1);
+    ck_assert_int_eq(toy.resumes, 0);
+    toy_open_gate();
+    end_ok(&r, 1, 2);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("feedback");
@@ -481,6 +553,8 @@ static Suite *suite(void)
     tcase_add_test(t, a_version_that_cannot_be_loaded_stays_committed);
     tcase_add_test(t, inference_gives_the_device_up_when_told_to);
     tcase_add_test(t, a_device_that_is_not_given_up_is_no_step);
+    tcase_add_loop_test(t, nobody_wakes_inference_under_another_step, 0, 2);
+    tcase_add_test(t, a_device_that_does_not_get_free_is_a_conflict);
     suite_add_tcase(s, t);
     return s;
 }
