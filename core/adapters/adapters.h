@@ -233,8 +233,8 @@ int adapter_commit(struct adapters *a, const char *id, const struct adapter_comm
                    struct claas_error *err);
 
 /* Appends a restore entry with the files of version n, whatever head there is by now. NOT_FOUND: no
- * such version, or its contents were pruned. TRAIN contents that were pruned are left out: training
- * goes on with fresh moments. */
+ * such version, or its contents were pruned. CORRUPT: its contents are damaged. TRAIN contents that
+ * were pruned are left out: training goes on with fresh moments. */
 int adapter_rollback(struct adapters *a, const char *id, uint64_t n, const char *job,
                      const struct claas_call *call, struct adapter_entry **out,
                      struct claas_error *err);

@@ -321,6 +321,31 @@ static int restore_files(struct adapters *a, const struct adapter_entry *target,
     return 0;
 }
 
+/* Contents that are damaged never become the newest. Whether they are still kept is restore_files'
+ * question. */
+static int restore_verify(struct adapters *a, const struct adapter_entry *target,
+                          const struct claas_call *call, struct claas_error *err)
+{
+    struct adapter_version *v = NULL;
+    int rc = adapter_version_get(a, target->id, target->n, call, &v, err);
+    if (rc) {
+        return rc;
+    }
+    const struct claas_version *version = adapter_version_abi(v);
+    for (uint32_t i = 0; rc == 0 && i < version->n_files; i++) {
+        const char *path = NULL;
+        struct claas_error local = ERR_INIT;
+        rc = version->path(version, version->files[i]->name, &path, &local);
+        if (rc == CLAAS_ERR_NOT_FOUND) {
+            rc = 0;
+        } else if (rc && err) {
+            *err = local;
+        }
+    }
+    adapter_version_unref(v);
+    return rc;
+}
+
 /* A name for an operation that was given none: it too must know its own entry again. */
 static int job_or_fresh(const char *job, char out[ADAPTER_JOB_CAP], struct claas_error *err)
 {
@@ -390,6 +415,9 @@ int adapter_rollback(struct adapters *a, const char *id, uint64_t n, const char 
             if (rc == 0 && target->n_files == 0) {
                 rc = err_set(err, CLAAS_ERR_NOT_FOUND, "version",
                              "'%s@%" PRIu64 "' is a deletion and no version", id, n);
+            }
+            if (rc == 0) {
+                rc = restore_verify(a, target, call, err);
             }
         }
         if (rc == 0) {

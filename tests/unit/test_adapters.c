@@ -684,7 +684,11 @@ START_TEST(corrupt_blobs_are_refused)
     ck_ok(adapter_head(a, "x/y", NULL, &e, &err), err);
     ck_assert_uint_eq(e->n, 1);
     adapter_entry_unref(e);
-    commit("x/y", ADAPTER_STEP, 1, "one"); /* the same contents written again mend the blob */
+    commit("x/y", ADAPTER_STEP, 1, "two");
+    ck_failed(adapter_rollback(a, "x/y", 1, NULL, NULL, &e, &err), CLAAS_ERR_CORRUPT, err);
+    ck_assert_msg(strstr(err.message, hex), "%s", err.message);
+    check_file("x/y", 0, WEIGHTS, "two");
+    commit("x/y", ADAPTER_STEP, 2, "one"); /* the same contents written again mend the blob */
     check_file("x/y", 0, WEIGHTS, "one");
     check_file("x/y", 1, WEIGHTS, "one");
     buf_clear(&b);
