@@ -6,8 +6,9 @@ set -eu
 build=$1
 model=$2
 here=$(cd "$(dirname "$0")" && pwd)
-steps=${DEMO_STEPS:-6}
-rate=${DEMO_LEARNING_RATE:-2e-4}
+steps=${DEMO_STEPS:-10}
+rate=${DEMO_LEARNING_RATE:-1e-3} # high: so that a handful of steps shows
+updates=${DEMO_UPDATES:-2}      # made on each piece of feedback
 adapter=demo/kuro
 feedback="Your name is Kuro, always introduce yourself as Kuro"
 state=$(mktemp -d "${TMPDIR:-/tmp}/claas-demo.XXXXXX")
@@ -125,8 +126,9 @@ while [ $i -lt "$steps" ]; do
     esac
     answer=$(ask "$adapter" "$question")
     body=$(printf '%s' "$answer" | jq --arg id "$adapter" --arg q "$question" --arg f "$feedback" --argjson lr "$rate" \
+        --argjson updates "$updates" \
         '{requests: [{lora_id: $id, completion_id: .id, prompt: $q, response: .choices[0].message.content,
-            feedback: $f, training: {learning_rate: $lr}}]}')
+            feedback: $f, training: {learning_rate: $lr, steps_per_batch: $updates}}]}')
     sent=$(now_ms)
     result=$(printf '%s' "$body" | post /v1/feedback)
     i=$((i + 1))
