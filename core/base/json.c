@@ -36,6 +36,21 @@ static int json_depth_ok(const char *s, size_t n)
     return 1;
 }
 
+/* A text that spells U+0000 (outside of texts no backslash is valid). */
+static int json_has_nul(const char *s, size_t n)
+{
+    static const char nul[] = "u0000";
+    for (size_t i = 0; i + sizeof nul - 1 < n; i++) {
+        if (s[i] == '\\') {
+            i++;
+            if (memcmp(s + i, nul, sizeof nul - 1) == 0) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 static int json_compare_names(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
@@ -105,6 +120,9 @@ int json_parse(const char *text, size_t n, const char *name, cJSON **out, struct
     }
     if (!json_depth_ok(text, n)) {
         return err_set(err, CLAAS_ERR_INVALID, name, "%s is nested deeper than %d levels", name, JSON_DEPTH);
+    }
+    if (json_has_nul(text, n)) { /* cJSON would cut the text off there, unseen */
+        return err_set(err, CLAAS_ERR_INVALID, name, "%s has a text with the character U+0000", name);
     }
     const char *end = NULL;
     cJSON *value = cJSON_ParseWithLengthOpts(text, n, &end, 0);

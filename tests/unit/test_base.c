@@ -88,6 +88,7 @@ START_TEST(json_refuses)
 {
     static const char *const rows[] = {
         "", "{", "{} x", "{\"a\":1,\"a\":2}", "[\"\xFF\"]", "{\"a\":{\"b\":1,\"b\":1}}", "nul", "[1,]",
+        "[\"a\\u0000b\"]",
     };
     cJSON *v = NULL;
     struct claas_error err = ERR_INIT;
