@@ -291,6 +291,15 @@ static enum MHD_Result request_access(void *ctx, struct MHD_Connection *connecti
     return r->response ? MHD_queue_response(connection, (unsigned)r->status, r->response) : MHD_NO;
 }
 
+/* No text here can hold a NUL: what spells one stays as it is written, so that it is nobody's name, instead of being cut
+ * off there and meaning somebody else. */
+static size_t http_unescape(void *ctx, struct MHD_Connection *connection, char *text)
+{
+    (void)ctx;
+    (void)connection;
+    return strstr(text, "%00") ? strlen(text) : MHD_http_unescape(text);
+}
+
 /* ---- the daemon -------------------------------------------------------------------------------------------------------------- */
 
 static int listen_open(const struct http_options *o, uint16_t *out_port, struct claas_error *err)
@@ -339,7 +348,7 @@ static int http_daemon(struct http *h, struct claas_error *err)
         request_access, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
         MHD_OPTION_NOTIFY_COMPLETED, request_completed, h, MHD_OPTION_CONNECTION_LIMIT, h->o.connections,
         MHD_OPTION_CONNECTION_TIMEOUT, seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(32 * 1024),
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_UNESCAPE_CALLBACK, http_unescape, NULL, MHD_OPTION_END);
     if (!h->daemon) {
         (void)close(fd); /* nothing was written to it */
         return err_set(err, CLAAS_ERR_INTERNAL, "listen", "cannot start the HTTP server on '%s' port %u", h->o.host,
