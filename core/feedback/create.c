@@ -138,6 +138,10 @@ int feedback_create(struct feedback *f, const struct feedback_create *r,
                        f->engine == NULL ? "engine" : "storage");
     }
     int rc = adapter_id_strip(r->lora_id == NULL ? "" : r->lora_id, id, err);
+    if (rc == 0 && strcmp(id, f->model_name) == 0) { /* it could not be asked any more */
+        rc = err_set(err, CLAAS_ERR_INVALID, "lora_id",
+                     "'%s' is the name of the base model and cannot be an adapter's", id);
+    }
     if (rc == 0) {
         rc = base_check(f, r->base_model, err);
     }

@@ -66,7 +66,7 @@ static int adapter_query(struct app *app, struct http_request *r, struct check *
     if (!a) {
         return 0;
     }
-    if (app_name(a, id, http_call(r), out, &err)) {
+    if (app_name(a, "id", id, http_call(r), out, &err)) {
         http_fail(r, &err);
         return 0;
     }
@@ -174,7 +174,7 @@ void adapter_roll(void *ctx, struct http_request *r)
     if (!a) {
         return;
     }
-    int rc = app_name(a, id, http_call(r), &name, &err);
+    int rc = app_name(a, "id", id, http_call(r), &name, &err);
     if (rc == 0) {
         rc = adapter_rollback(a, name.id, (uint64_t)version, http_request_id(r), http_call(r), &e, &err);
     }
@@ -194,29 +194,43 @@ void adapter_roll(void *ctx, struct http_request *r)
 
 /* ---- aliases ----------------------------------------------------------------------------------------------------------- */
 
+/* id null: what it means cannot be read. */
 static cJSON *alias_body(const char *alias, const char *id)
 {
     cJSON *o = cJSON_CreateObject();
-    if (app_put(o, "alias", cJSON_CreateString(alias)) || app_put(o, "id", cJSON_CreateString(id))) {
+    cJSON *means = id ? cJSON_CreateString(id) : cJSON_CreateNull();
+    if (app_put(o, "id", means) || app_put(o, "alias", cJSON_CreateString(alias))) {
         cJSON_Delete(o);
         return NULL;
     }
     return o;
 }
 
+/* Such an alias would stand in front of the base model, which could not be asked any more. */
+static int alias_check(struct app *app, const char *alias, struct claas_error *err)
+{
+    struct serving *s = atomic_load(&app->serving);
+    if (s && strcmp(alias, serving_model_name(s)) == 0) {
+        return err_set(err, CLAAS_ERR_INVALID, "alias", "'%s' is the name of the base model and cannot be an alias",
+                       alias);
+    }
+    return 0;
+}
+
 void alias_set(void *ctx, struct http_request *r)
 {
+    struct app *app = ctx;
     struct check c = CHECK_INIT("body");
     struct claas_error err = ERR_INIT;
     const char *alias = NULL;
     const char *id = NULL;
     check_text(&c, http_body(r), "alias", 1, 1, &alias);
     check_text(&c, http_body(r), "id", 1, 1, &id);
-    struct adapters *a = app_refused(r, &c) ? NULL : app_adapters(ctx, r);
+    struct adapters *a = app_refused(r, &c) ? NULL : app_adapters(app, r);
     if (!a) {
         return;
     }
-    if (adapter_alias_set(a, alias, id, http_call(r), &err)) {
+    if (alias_check(app, alias, &err) || adapter_alias_set(a, alias, id, http_call(r), &err)) {
         http_fail(r, &err);
     } else {
         http_answer(r, 200, alias_body(alias, id));
@@ -245,8 +259,9 @@ void alias_list(void *ctx, struct http_request *r)
     for (size_t i = 0; rc == 0 && i < names.n && !failed; i++) {
         char id[ADAPTER_ID_CAP];
         rc = adapter_alias_get(a, names.at[i], http_call(r), id, &err);
-        if (rc == 0) {
-            failed = app_push(list, alias_body(names.at[i], id));
+        if (rc == 0 || rc == CLAAS_ERR_CORRUPT) { /* a damaged one does not hide the others */
+            failed = app_push(list, alias_body(names.at[i], rc ? NULL : id));
+            rc = 0;
         } else if (rc == CLAAS_ERR_NOT_FOUND) {
             rc = 0; /* removed since it was listed */
         }

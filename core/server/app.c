@@ -53,12 +53,15 @@ struct feedback *app_feedback(struct app *app, struct http_request *r)
     return f;
 }
 
-int app_name(struct adapters *a, const char *name, const struct claas_call *call, struct adapter_name *out,
-             struct claas_error *err)
+int app_name(struct adapters *a, const char *param, const char *name, const struct claas_call *call,
+             struct adapter_name *out, struct claas_error *err)
 {
     char ignored[ADAPTER_ID_CAP];
     int rc = adapter_id_strip(name, ignored, err);
-    return rc ? rc : adapter_resolve(a, name, NULL, call, out, err);
+    if (rc == 0) {
+        rc = adapter_resolve(a, name, NULL, call, out, err);
+    }
+    return rc == CLAAS_ERR_NOT_FOUND ? err_set(err, rc, param, "there is no adapter '%s'", name) : rc;
 }
 
 int app_refused(struct http_request *r, struct check *c)

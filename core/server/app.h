@@ -38,9 +38,10 @@ struct adapters *app_adapters(struct app *app, struct http_request *r);
 struct serving *app_serving(struct app *app, struct http_request *r);
 struct feedback *app_feedback(struct app *app, struct http_request *r);
 
-/* The adapter that a name means; INVALID for what no name of an adapter can be, such as paths that climb. */
-int app_name(struct adapters *a, const char *name, const struct claas_call *call, struct adapter_name *out,
-             struct claas_error *err);
+/* The adapter that a name, the request's `param`, means; INVALID for what no name of an adapter can be, such as paths that
+ * climb. */
+int app_name(struct adapters *a, const char *param, const char *name, const struct claas_call *call,
+             struct adapter_name *out, struct claas_error *err);
 
 /* 1 if the check found violations: they have been answered (422), and c is empty. */
 int app_refused(struct http_request *r, struct check *c);

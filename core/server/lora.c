@@ -212,7 +212,7 @@ void lora_export(void *ctx, struct http_request *r)
     if (!a) {
         return;
     }
-    int rc = app_name(a, id, http_call(r), &name, &err);
+    int rc = app_name(a, "lora_id", id, http_call(r), &name, &err);
     if (rc == 0) {
         rc = adapter_version_get(a, name.id, name.n, http_call(r), &v, &err);
     }
