@@ -53,10 +53,18 @@ static int stops_check(const struct serving_params *p, struct claas_error *err)
                            (int)STOP_BYTES_MAX);
         }
     }
+    return 0;
+}
+
+static int stop_ids_check(const struct serving *s, const struct serving_params *p, struct claas_error *err)
+{
+    struct claas_model model = { .size = sizeof model };
+    uint32_t vocab = host_model(s->inference, &model, NULL) == 0 ? model.vocab : 0; /* 0: only the plugin knows */
     for (uint32_t i = 0; i < p->n_stop_ids; i++) {
-        if (p->stop_ids[i] < 0) {
-            return err_set(err, CLAAS_ERR_INVALID, "stop_token_ids", "'stop_token_ids' has the negative id %d",
-                           (int)p->stop_ids[i]);
+        int32_t id = p->stop_ids[i];
+        if (id < 0 || (vocab > 0 && (uint32_t)id >= vocab)) {
+            return err_set(err, CLAAS_ERR_INVALID, "stop_token_ids", "'stop_token_ids' has %d, which is no token id",
+                           (int)id);
         }
     }
     return 0;
@@ -75,6 +83,7 @@ int params_check(const struct serving *s, const struct serving_params *p, struct
         rc = err_set(err, CLAAS_ERR_INVALID, "max_tokens", "'max_tokens' is 0: it must be at least 1");
     }
     rc = rc != 0 ? rc : stops_check(p, err);
+    rc = rc != 0 ? rc : stop_ids_check(s, p, err);
     if (rc != 0 || p->n_top == 0) {
         return rc;
     }
