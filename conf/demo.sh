@@ -74,7 +74,7 @@ first_token()
 {
     jq -n --arg m "$adapter" '{model: $m, stream: true, temperature: 0, max_tokens: 8,
         messages: [{role: "user", content: "Who are you?"}]}' |
-        curl -sSN --max-time 60 -H 'Content-Type: application/json' --data-binary @- "$url/v1/chat/completions" |
+        curl -sSN --max-time 60 -H 'Content-Type: application/json' --data-binary @- "$url/v1/chat/completions" 2>/dev/null |
         while IFS= read -r line; do
             case $line in
             *'"content":"'[!\"]*)

@@ -10,6 +10,8 @@
 
 #define STRETCH 256 /* keys of one task: depends on nothing, so results do not either */
 
+#define AHEAD 8 /* keys or values that are asked for before they are read: the processor does not guess their pitch */
+
 struct decode {
     struct kernels *k;
     const struct kernels_attention *a;
@@ -21,6 +23,13 @@ struct decode {
 static float *partial_of(const struct decode *d, size_t row, size_t head, size_t stretch)
 {
     return d->partial + ((row * d->a->heads + head) * d->stretches + stretch) * (d->a->head_dim + 2);
+}
+
+static void ask_for(const float *row, size_t dim)
+{
+    for (size_t i = 0; i < dim; i += 16) {
+        __builtin_prefetch(row + i); /* past the end is no fault */
+    }
 }
 
 static void stretch_task(void *context, size_t thread, size_t task)
@@ -42,6 +51,7 @@ static void stretch_task(void *context, size_t thread, size_t task)
     const float *q = a->q + row * a->q_pitch + kv_head * d->group * dim;
     const float *keys = a->k + first * a->k_pitch + kv_head * dim;
     for (size_t j = 0; j < n; j++) {
+        ask_for(keys + (j + AHEAD) * a->k_pitch, dim);
         simd->dots(KERNELS_F32, keys + j * a->k_pitch, dim, q, dim, d->group, s + j, STRETCH, 0);
     }
     for (size_t g = 0; g < d->group; g++) {

@@ -330,6 +330,7 @@ TARGET static void simd_weighted_rows(const float *p, size_t n, const float *row
             vf w = v_set(p[j]);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
+                __builtin_prefetch(row + 8 * pitch + i * VW);
                 acc[i] = v_fma(w, v_load(row + i * VW), acc[i]);
             }
         }

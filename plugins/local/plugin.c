@@ -31,11 +31,11 @@ static const struct claas_option options[] = {
       1 << 24, CLAAS_INT, 0 },
     { "train_share", "0.5", NULL, "share of the device's time that a step may take while requests are answered", 0, 1,
       CLAAS_REAL, CLAAS_RELOADABLE },
-    { "adapters_memory", "512MiB", NULL, "memory for adapters that no request uses at the moment, with what training needs "
+    { "adapters_memory", "256MiB", NULL, "memory for adapters that no request uses at the moment, with what training needs "
       "to go on from them; what is dropped is read from its files again", 0, 0x1p50, CLAAS_BYTES, CLAAS_RELOADABLE },
     { "adapters_kept", "64", NULL, "the most adapters kept in memory while no request uses them", 0, 1e6, CLAAS_INT,
       CLAAS_RELOADABLE },
-    { "scratch_memory", "768MiB", NULL, "memory of past computations that is kept for the next ones; what is more is given back "
+    { "scratch_memory", "640MiB", NULL, "memory of past computations that is kept for the next ones; what is more is given back "
       "to the system", 0, 0x1p50, CLAAS_BYTES, CLAAS_RELOADABLE },
     { "max_batch", "8", NULL, "requests answered at the same time; each has a key-value cache of its own", 1, 256, CLAAS_INT,
       0 },

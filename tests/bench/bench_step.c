@@ -107,7 +107,7 @@ int main(int argc, char **argv)
         return 2;
     }
     check(kernels_open(argc > 6 ? strtoul(argv[6], NULL, 10) : 0, &k, &err));
-    kernels_set_kept(k, (size_t)768 << 20); /* as the plugin does by default */
+    kernels_set_kept(k, (size_t)640 << 20); /* as the plugin does by default */
     check(modelfile_open(argv[1], NULL, &file, &err));
     check(model_create(k, &file->source, &m, &err));
     const struct lora_spec spec = { .modules = LORA_ALL, .rank = 32, .alpha = 64 };
