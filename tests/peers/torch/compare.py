@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Compares what our engine made of the cases (drive) with what PyTorch, transformers and PEFT made of them.
 
-compare.py CASES_DIR OURS_DIR: log-probabilities of every row, metrics of three steps, gradients of the first step (from
-the first moments, which hold (1 - beta1) times the clipped gradient), the adapter after one and three steps, and the
-adapter we wrote as PEFT loads it. Prints one TAP line per comparison.
+compare.py CASES_DIR OURS_DIR: log-probabilities of every row, metrics of each step, gradients of the first step (from
+the first moments, which hold (1 - beta1) times the clipped gradient), the adapter after the first step and the last,
+and the adapter we wrote: as PEFT loads it, it gives the log-probabilities that it gives with us. One TAP line each.
 """
 import json
 import os
@@ -12,15 +12,18 @@ import sys
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 import sdpo_torch
 
 TOLERANCE = 1e-4
+# Products on tile registers leave out what is below 2^-16 of each; float32 itself rounds at 2^-24. These cases magnify
+# either some hundred times, so that tiles cannot be held to the bound of vectors.
+WIDER_ON_TILES = 10
 results = []
 
 
-def check(name, error, bound=TOLERANCE):
+def check(name, error, bound):
     ok = error <= bound
     results.append(ok)
     print(f"{'ok' if ok else 'not ok'} {len(results)} - {name}: {error:.2e} (at most {bound:.0e})", flush=True)
@@ -30,25 +33,38 @@ def relative(ours, theirs):
     return (torch.linalg.norm(ours.double() - theirs.double()) / max(torch.linalg.norm(theirs.double()), 1e-12)).item()
 
 
-def compare_scores(name, ours, expected, samples):
-    worst = 0.0
-    for i, sample in enumerate(samples):
-        want = expected[f"logprobs.{i}"]
-        ids = torch.tensor(ours[i]["ids"]).reshape(want.shape).long()
-        got = torch.zeros_like(want).scatter(1, ids, torch.tensor(ours[i]["values"]).reshape(want.shape))
-        worst = max(worst, (got - want).abs().max().item())
-        chosen = want.gather(1, torch.tensor(sample["response"])[:, None])[:, 0]
-        worst = max(worst, (torch.tensor(ours[i]["logprobs"]) - chosen).abs().max().item())
-    check(f"{name}: log-probabilities of all tokens", worst)
+def settled(tensor, expected, key, noise=1e-5):
+    """An adapter's tensor after a step without the elements that noise decides: in the first step Adam divides each
+    gradient by its own size, also where there is next to none."""
+    kind, _, name = key.partition(".")
+    if kind not in ("first", "after"):
+        return tensor
+    grad = expected["grad." + name]
+    return tensor * (grad.abs() > noise * grad.abs().max())
 
 
-def compare_metrics(name, ours, theirs):
-    worst = max(abs(mine[key] - value) / max(1.0, abs(value))
+def score_error(ours, wanted, response):
+    """Of one sample: the best ids that we tell, which may be all, and the response's own."""
+    got = torch.tensor(ours["values"]).reshape(wanted.shape[0], -1)
+    ids = torch.tensor(ours["ids"]).long().reshape(got.shape)
+    chosen = wanted.gather(1, torch.tensor(response)[:, None])[:, 0]
+    best = wanted.topk(got.shape[1]).values
+    return max((got - wanted.gather(1, ids)).abs().max().item(), (got - best).abs().max().item(),
+               (torch.tensor(ours["logprobs"]) - chosen).abs().max().item())
+
+
+def compare_scores(name, ours, expected, samples, bound):
+    worst = max(score_error(ours[i], expected[f"logprobs.{i}"], s["response"]) for i, s in enumerate(samples))
+    check(f"{name}: log-probabilities", worst, bound)
+
+
+def compare_metrics(name, ours, theirs, bound):
+    worst = max(abs(mine[key] - value) / max(abs(value), 1e-3)
                 for mine, wanted in zip(ours, theirs, strict=True) for key, value in wanted.items())
-    check(f"{name}: losses, ratios and norms of three steps", worst)
+    check(f"{name}: losses, ratios and norms of {len(theirs)} step(s)", worst, bound)
 
 
-def compare_gradients(name, folder, expected, settings, norm):
+def compare_gradients(name, folder, expected, settings, norm, bound):
     moments = load_file(os.path.join(folder, "step1", "optimizer.safetensors"))
     factor = min(1.0, settings["max_grad_norm"] / (norm + 1e-6)) if settings["max_grad_norm"] else 1.0
     worst = 0.0
@@ -56,55 +72,61 @@ def compare_gradients(name, folder, expected, settings, norm):
         if key.startswith("grad."):
             first = next(v for k, v in moments.items() if k.startswith("exp_avg.") and key[5:] in k)
             worst = max(worst, relative(first.reshape(grad.shape) / 0.1, grad * factor))
-    check(f"{name}: gradients of A and B, worst tensor", worst)
+    check(f"{name}: gradients of A and B, worst tensor", worst, bound)
 
 
-def compare_adapters(name, folder, expected, prefix, step):
+def compare_adapters(name, folder, expected, prefix, step, bound):
     ours = load_file(os.path.join(folder, step, "adapter_model.safetensors"))
-    wanted = {k[len(prefix):]: v for k, v in expected.items() if k.startswith(prefix)}
-    if set(ours) != set(wanted):
+    wanted = {k: v for k, v in expected.items() if k.startswith(prefix)}
+    if {prefix + k for k in ours} != set(wanted):
         check(f"{name}: tensor names of {step}", 1.0, 0.0)
         return
-    worst = 0.0
-    for key, want in wanted.items():
-        # In the first step Adam divides each gradient by its own size: where there is next to none, noise decides.
-        grad = expected["grad." + key]
-        keep = grad.abs() > 1e-5 * grad.abs().max()
-        worst = max(worst, relative(ours[key] * keep, want * keep))
-    check(f"{name}: adapter after {step}, worst tensor", worst)
+    noise = bound / 10
+    worst = max(relative(settled(ours[k[len(prefix):]], expected, k, noise), settled(want, expected, k, noise))
+                for k, want in wanted.items())
+    check(f"{name}: adapter after {step}, worst tensor", worst, bound)
 
 
-def compare_in_peft(name, case, folder, samples):
-    """The files we wrote, loaded by PEFT, give the distribution that PEFT's own three steps gave."""
-    base = LlamaForCausalLM.from_pretrained(os.path.join(case, "model"), dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, os.path.join(folder, "step3")).eval()
-    after = load_file(os.path.join(case, "expected.safetensors"))
-    with torch.no_grad():
-        got = sdpo_torch.row_logits(model, samples[0]["prompt"], samples[0]["response"])
-        for n, p in model.named_parameters():
-            if "lora_" in n:
-                p.copy_(after["after." + n.replace(".default.weight", ".weight")])
-        want = sdpo_torch.row_logits(model, samples[0]["prompt"], samples[0]["response"])
-    check(f"{name}: logits of our files in PEFT", (got - want).abs().max().item(), 1e-3)
+def load_base(case):
+    """The model of a case, from its folder or from a GGUF file, in float32."""
+    if os.path.isdir(os.path.join(case, "model")):
+        return AutoModelForCausalLM.from_pretrained(os.path.join(case, "model"), dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(case, gguf_file="model.gguf", dtype=torch.float32)
+
+
+def compare_in_peft(name, case, folder, job, before, bound):
+    """The files we wrote, loaded by PEFT, give what they give with us; and it is not what was there before."""
+    written = os.path.join(folder, f"step{job['steps']}")
+    model = PeftModel.from_pretrained(load_base(case), written).eval()
+    with open(os.path.join(folder, "after.json"), encoding="utf-8") as f:
+        ours = json.load(f)
+    worst, moved = 0.0, 0.0
+    for i, s in enumerate(job["samples"]):
+        with torch.no_grad():
+            wanted = torch.log_softmax(sdpo_torch.row_logits(model, s["prompt"], s["response"]), -1)
+        worst = max(worst, score_error(ours[i], wanted, s["response"]))
+        moved = max(moved, (wanted - before[f"logprobs.{i}"]).abs().max().item())
+    check(f"{name}: log-probabilities of our files in PEFT, where the steps moved them by {moved:.1e}",
+          worst if moved > 100 * bound else float("inf"), bound)
 
 
 def compare_case(case, folder):
     name = os.path.basename(case)
     expected = load_file(os.path.join(case, "expected.safetensors"))
-    with open(os.path.join(case, "job.json"), encoding="utf-8") as f:
-        job = json.load(f)
-    with open(os.path.join(case, "expected.json"), encoding="utf-8") as f:
-        theirs = json.load(f)["metrics"]
-    with open(os.path.join(folder, "score.json"), encoding="utf-8") as f:
-        scores = json.load(f)
-    with open(os.path.join(folder, "metrics.json"), encoding="utf-8") as f:
-        metrics = json.load(f)
-    compare_scores(name, scores, expected, job["samples"])
-    compare_metrics(name, metrics, theirs)
-    compare_gradients(name, folder, expected, job["settings"], theirs[0]["grad_norm"])
-    compare_adapters(name, folder, expected, "first.", "step1")
-    compare_adapters(name, folder, expected, "after.", "step3")
-    compare_in_peft(name, case, folder, job["samples"])
+    loaded = {}
+    for part, at in (("job", case), ("expected", case), ("score", folder), ("metrics", folder)):
+        with open(os.path.join(at, part + ".json"), encoding="utf-8") as f:
+            loaded[part] = json.load(f)
+    with open(os.path.join(folder, "status.txt"), encoding="utf-8") as f:
+        bound = TOLERANCE * (WIDER_ON_TILES if "(amx)" in f.read() else 1)
+    job, metrics = loaded["job"], loaded["expected"]["metrics"]
+    compare_scores(name, loaded["score"], expected, job["samples"], bound)
+    compare_metrics(name, loaded["metrics"], metrics, bound)
+    compare_gradients(name, folder, expected, job["settings"], metrics[0]["grad_norm"], bound)
+    compare_adapters(name, folder, expected, "first.", "step1", bound)
+    if job["steps"] > 1:
+        compare_adapters(name, folder, expected, "after.", f"step{job['steps']}", bound)
+    compare_in_peft(name, case, folder, job, expected, bound)
 
 
 if __name__ == "__main__":

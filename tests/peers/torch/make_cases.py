@@ -38,6 +38,30 @@ CASES = {
                            dict(r=2, lora_alpha=4, target_modules=["o_proj", "gate_proj", "k_proj"]),
                            {"alpha": 0.3, "is_clip": 1.5}, [(150, 20, 10)]),
 }
+# Small enough to be kept beside the tests, where `make check` replays them without Python (golden.py). The weights are
+# of ordinary size: the harder cases above, with sharp attention, magnify what rounding does some hundred times. Rates
+# and bases are such that weight decay and each of the three bands of llama3's frequencies show.
+GOLDEN = {
+    "gqa_all_modules": (dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                             num_key_value_heads=2, vocab_size=100, tie_word_embeddings=True, initializer_range=0.1),
+                        dict(r=2, lora_alpha=4, target_modules=ALL),
+                        {"kl_reg_weight": 0.1, "learning_rate": 2e-3, "weight_decay": 0.5},
+                        [(9, 7, 5), (17, 3, 11)]),
+    "reverse_kl_some_modules": (dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+                                     num_key_value_heads=1, head_dim=10, vocab_size=90, tie_word_embeddings=False,
+                                     initializer_range=0.1),
+                                dict(r=3, lora_alpha=5, target_modules=["q_proj", "v_proj", "down_proj"]),
+                                {"alpha": 1.0, "teacher_top_k": 20, "max_grad_norm": 0.05},
+                                [(5, 8, 6), (33, 4, 3), (2, 1, 1)]),
+    "llama3_rope_masked": (dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+                                num_key_value_heads=2, vocab_size=80, tie_word_embeddings=True,
+                                max_position_embeddings=512, initializer_range=0.1,
+                                rope_parameters=dict(rope_type="llama3", rope_theta=100.0, factor=8.0,
+                                                     low_freq_factor=1.0, high_freq_factor=4.0,
+                                                     original_max_position_embeddings=64)),
+                           dict(r=2, lora_alpha=4, target_modules=["o_proj", "gate_proj", "k_proj"]),
+                           {"alpha": 0.3, "is_clip": 1.5}, [(150, 14, 10)]),
+}
 DEFAULTS = {"learning_rate": 1e-3, "alpha": 0.5, "is_clip": 5.0, "max_grad_norm": 1.0, "kl_reg_weight": 0.0,
             "teacher_top_k": 50, "weight_decay": 0.01}
 STEPS = 3
@@ -69,7 +93,8 @@ def write_tokenizer(folder, vocab):
     with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as f:
         json.dump(spec, f)
     chatml = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
-              "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+              "'<|im_end|>' + '\n'}}{% endfor %}"
+              "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
     with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as f:
         json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>",
                    "chat_template": chatml}, f)
@@ -92,53 +117,75 @@ def make_samples(model, lengths, vocab, masked, generator):
     return samples
 
 
-def file_name(name):
-    """PEFT's file spelling of a parameter's name."""
-    return name.replace(".default.weight", ".weight")
+def write_json(value, *path):
+    with open(os.path.join(*path), "w", encoding="utf-8") as f:
+        json.dump(value, f)
 
 
-def make_case(out, name):
-    shape, lora, over, lengths = CASES[name]
-    generator = torch.Generator().manual_seed(len(name))
+def make_model(folder, name, shape):
     torch.manual_seed(7 + len(name))
     base = dict(max_position_embeddings=512, rms_norm_eps=1e-5, hidden_act="silu", attention_bias=False,
                 bos_token_id=1, eos_token_id=2, initializer_range=0.25)
     model = LlamaForCausalLM(LlamaConfig(**{**base, **shape})).float().eval()
-    folder = os.path.join(out, name)
     model.save_pretrained(os.path.join(folder, "model"))
     write_tokenizer(os.path.join(folder, "model"), shape["vocab_size"])
+    return model
+
+
+def make_adapter(folder, model, lora, generator):
+    """A PEFT adapter over the model, written; B, which starts at zero, is not: a trained adapter is the harder case."""
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, bias="none", **lora))
-    with torch.no_grad():  # B starts at zero; a trained adapter is the harder case
+    with torch.no_grad():
         for n, p in model.named_parameters():
             if "lora_B" in n:
                 p.copy_(torch.randn(p.shape, generator=generator) * 0.05)
     model.save_pretrained(os.path.join(folder, "adapter"))
-    settings = {**DEFAULTS, **over}
-    samples = make_samples(model, lengths, shape["vocab_size"], "masked" in name, generator)
+    return model
+
+
+def adapter_tensors(model, prefix):
+    """What is trained, under the names that PEFT gives it in files."""
+    return {prefix + n.replace(".default.weight", ".weight"): p.detach().clone()
+            for n, p in model.named_parameters() if p.requires_grad}
+
+
+def run_job(model, samples, settings, steps):
+    """Log-probabilities of all rows, then the steps: (tensors by name, metrics of each step)."""
     tensors = {}
     for i, s in enumerate(samples):
         with torch.no_grad():
             tensors[f"logprobs.{i}"] = torch.log_softmax(sdpo_torch.row_logits(model, s["prompt"], s["response"]), -1)
     optimizer = sdpo_torch.make_optimizer(model, settings)
     metrics = []
-    for i in range(STEPS):
+    for i in range(steps):
         m, grads = sdpo_torch.step(model, optimizer, samples, settings)
         metrics.append(m)
         if i == 0:
-            tensors.update({"grad." + file_name(n): g for n, g in grads.items()})
-            tensors.update({"first." + file_name(n): p.detach().clone()
-                            for n, p in model.named_parameters() if p.requires_grad})
-    tensors.update({"after." + file_name(n): p.detach().clone() for n, p in model.named_parameters() if p.requires_grad})
+            tensors.update({"grad." + n.replace(".default.weight", ".weight"): g for n, g in grads.items()})
+            tensors.update(adapter_tensors(model, "first."))
+    tensors.update(adapter_tensors(model, "after."))
+    return tensors, metrics
+
+
+def write_case(folder, model, samples, settings, steps):
+    """The job and what PyTorch makes of it; model and adapter are there already."""
+    tensors, metrics = run_job(model, samples, settings, steps)
     save_file({k: v.contiguous() for k, v in tensors.items()}, os.path.join(folder, "expected.safetensors"))
-    job = {"steps": STEPS, "settings": settings, "samples": samples}
-    with open(os.path.join(folder, "job.json"), "w", encoding="utf-8") as f:
-        json.dump(job, f)
-    with open(os.path.join(folder, "expected.json"), "w", encoding="utf-8") as f:
-        json.dump({"metrics": metrics}, f)
+    write_json({"steps": steps, "settings": settings, "samples": samples}, folder, "job.json")
+    write_json({"metrics": metrics}, folder, "expected.json")
+
+
+def make_case(out, cases, name):
+    shape, lora, over, lengths = cases[name]
+    folder = os.path.join(out, name)
+    generator = torch.Generator().manual_seed(len(name))
+    model = make_adapter(folder, make_model(folder, name, shape), lora, generator)
+    samples = make_samples(model, lengths, shape["vocab_size"], "masked" in name, generator)
+    write_case(folder, model, samples, {**DEFAULTS, **over}, STEPS)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
     for case in CASES:
-        make_case(sys.argv[1], case)
+        make_case(sys.argv[1], CASES, case)
         print("made", case)
