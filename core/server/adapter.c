@@ -198,8 +198,9 @@ void adapter_roll(void *ctx, struct http_request *r)
 static cJSON *alias_body(const char *alias, const char *id)
 {
     cJSON *o = cJSON_CreateObject();
-    cJSON *means = id ? cJSON_CreateString(id) : cJSON_CreateNull();
-    if (app_put(o, "id", means) || app_put(o, "alias", cJSON_CreateString(alias))) {
+    int failed = app_put(o, "alias", cJSON_CreateString(alias));
+    failed |= app_put(o, "id", id ? cJSON_CreateString(id) : cJSON_CreateNull());
+    if (failed) {
         cJSON_Delete(o);
         return NULL;
     }

@@ -1,0 +1,650 @@
+/* SPDX-License-Identifier: MIT */
+/* What clients see over HTTP, of rooms around a plugin one can see through: answers in the form
+ * that existing clients know, and everything bad that can be sent refused, named, and without a
+ * trace. */
+#include "config.h"
+
+#include "toy.h"
+
+#include "base/buf.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "server/app.h"
+
+#include <arpa/inet.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { BODY_MAX = 200000, BATCH_MAX = 3 };
+
+static struct toy_house house;
+static struct config config;
+static struct app app;
+static struct claas_error err;
+
+/* ---- a whole server ---- */
+
+static void open_rooms(void)
+{
+    char dir[128];
+    struct serving *serving = NULL;
+    struct feedback *feedback = NULL;
+    (void)snprintf(dir, sizeof dir, "%s/state", house.root);
+    ck_ok(state_open(dir, NULL, &app.state, &err), err);
+    const struct serving_options so = { .inference = house.instance,
+                                        .adapters = house.adapters,
+                                        .state = app.state };
+    ck_ok(serving_open(&so, &serving, &err), err);
+    const struct feedback_options fo = { .engine = house.instance,
+                                         .adapters = house.adapters,
+                                         .state = app.state,
+                                         .serving = serving,
+                                         .engine_name = "toy",
+                                         .lock_timeout_ms = 1000 };
+    ck_ok(feedback_open(&fo, &feedback, &err), err);
+    atomic_store(&app.adapters, house.adapters);
+    atomic_store(&app.serving, serving);
+    atomic_store(&app.feedback, feedback);
+    atomic_store(&app.ready, 1);
+}
+
+static void setup(void)
+{
+    err = ERR_INIT;
+    toy_reset();
+    toy.context = 600;
+    toy_house_open(&house);
+    config.engine.plugin = "toy";
+    config.storage.plugin = "fs";
+    config.inference.plugin = "";
+    config.limits.batch_items = BATCH_MAX;
+    app.config = &config;
+    metrics_init(&app.metrics);
+    open_rooms();
+    const struct http_options options = { .host = "127.0.0.1",
+                                          .connections = 16,
+                                          .idle_ms = 10000,
+                                          .body_bytes = BODY_MAX,
+                                          .routes = app_routes,
+                                          .n_routes = app_n_routes,
+                                          .app = &app };
+    ck_ok(http_start(&options, &app.http, &err), err);
+}
+
+static void teardown(void)
+{
+    http_stop(app.http, 1000);
+    feedback_close(atomic_load(&app.feedback));
+    serving_close(atomic_load(&app.serving));
+    state_close(app.state);
+    toy_house_close(&house);
+}
+
+/* ---- a client ---- */
+
+static struct buf heard = BUF_INIT; /* the whole last answer */
+
+static const char *answer_body(void)
+{
+    const char *at = strstr(buf_str(&heard), "\r\n\r\n");
+    ck_assert_ptr_nonnull(at);
+    return at + 4;
+}
+
+/* 1.0, so that nothing is chunked and the end of the answer is the end of the connection. */
+static int ask(const char *method, const char *path, const char *type, const char *body, size_t n)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET,
+                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                              .sin_port = htons(http_port(app.http)) };
+    struct buf request = BUF_INIT;
+    char piece[4096];
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+    buf_addf(&request, "%s %s HTTP/1.0\r\n%s%s%s", method, path, type ? "Content-Type: " : "",
+             type ? type : "", type ? "\r\n" : "");
+    buf_addf(&request, "Content-Length: %zu\r\n\r\n", n);
+    buf_add(&request, body, n);
+    ck_ok(fd_write_all(fd, request.data, request.len, "socket", &err), err);
+    buf_clear(&request);
+    buf_clear(&heard);
+    for (ssize_t got; (got = read(fd, piece, sizeof piece)) > 0;) {
+        buf_add(&heard, piece, (size_t)got);
+    }
+    (void)close(fd);
+    int status = 0;
+    ck_assert_int_eq(sscanf(buf_str(&heard), "HTTP/1.%*d %d", &status), 1);
+    return status;
+}
+
+static cJSON *answered(void)
+{
+    cJSON *v = NULL;
+    const char *body = answer_body();
+    ck_ok(json_parse(body, strlen(body), "answer", &v, &err), err);
+    return v;
+}
+
+static int post(const char *path, const char *body)
+{
+    return ask("POST", path, "application/json", body, strlen(body));
+}
+
+static cJSON *post_ok(const char *path, const char *body)
+{
+    ck_assert_msg(post(path, body) == 200, "%s", buf_str(&heard));
+    return answered();
+}
+
+static cJSON *get_ok(const char *path)
+{
+    ck_assert_msg(ask("GET", path, NULL, "", 0) == 200, "%s", buf_str(&heard));
+    return answered();
+}
+
+static const char *text_at(const cJSON *o, const char *name)
+{
+    const cJSON *v = json_get(o, name);
+    ck_assert_msg(cJSON_IsString(v), "'%s' is no text", name);
+    return v->valuestring;
+}
+
+static double number_at(const cJSON *o, const char *name)
+{
+    const cJSON *v = json_get(o, name);
+    ck_assert_msg(cJSON_IsNumber(v), "'%s' is no number", name);
+    return v->valuedouble;
+}
+
+static const cJSON *choice_of(const cJSON *answer)
+{
+    return cJSON_GetArrayItem(json_get(answer, "choices"), 0);
+}
+
+/* ---- answers ---- */
+
+#define CHAT "/v1/chat/completions"
+#define HI "\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]"
+
+START_TEST(a_chat_is_answered)
+{
+    cJSON *o = post_ok(CHAT, "{" HI ",\"logprobs\":true,\"nobody_knows_this\":1}");
+    const cJSON *choice = choice_of(o);
+    const cJSON *usage = json_get(o, "usage");
+    const cJSON *token = cJSON_GetArrayItem(json_get(json_get(choice, "logprobs"), "content"), 0);
+    ck_assert(strncmp(text_at(o, "id"), "chatcmpl-", 9) == 0);
+    ck_assert_str_eq(text_at(o, "object"), "chat.completion");
+    ck_assert_str_eq(text_at(o, "model"), "default");
+    ck_assert(number_at(o, "created") > 0);
+    ck_assert_str_eq(text_at(json_get(choice, "message"), "role"), "assistant");
+    ck_assert_str_eq(text_at(json_get(choice, "message"), "content"), "base");
+    ck_assert_str_eq(text_at(choice, "finish_reason"), "stop");
+    ck_assert(number_at(usage, "prompt_tokens") + 5 == number_at(usage, "total_tokens"));
+    ck_assert(number_at(usage, "completion_tokens") == 5); /* with the end of the turn */
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(json_get(choice, "logprobs"), "content")), 4);
+    ck_assert_str_eq(text_at(token, "token"), "b");
+    ck_assert(number_at(token, "logprob") < 0);
+    ck_assert_int_eq(cJSON_GetArrayItem(json_get(token, "bytes"), 0)->valueint, 'b');
+    ck_assert(cJSON_IsArray(json_get(token, "top_logprobs")));
+    cJSON_Delete(o);
+    o = post_ok(CHAT, "{" HI ",\"max_tokens\":2}");
+    ck_assert_str_eq(text_at(choice_of(o), "finish_reason"), "length");
+    ck_assert_str_eq(text_at(json_get(choice_of(o), "message"), "content"), "ba");
+    cJSON_Delete(o);
+}
+END_TEST
+
+START_TEST(a_text_is_continued)
+{
+    cJSON *o = post_ok("/v1/completions", "{\"prompt\":\"one\"}");
+    ck_assert(strncmp(text_at(o, "id"), "cmpl-", 5) == 0);
+    ck_assert_str_eq(text_at(o, "object"), "text_completion");
+    ck_assert_str_eq(text_at(choice_of(o), "text"), "base");
+    ck_assert_str_eq(text_at(choice_of(o), "finish_reason"), "stop");
+    ck_assert(number_at(json_get(o, "usage"), "prompt_tokens") == 3);
+    cJSON_Delete(o);
+}
+END_TEST
+
+START_TEST(content_of_any_kind_becomes_text)
+{
+    static const struct {
+        const char *content, *text;
+    } rows[] = {
+        { "\"a\"", "a" },
+        { "null", "" },
+        { "[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]", "a\nb" },
+        { "[\"a\",{\"content\":\"b\"},{\"type\":\"image_url\",\"image_url\":{}}]", "a\nb" },
+        { "{\"text\":\"a\"}", "a" },
+    };
+    char body[256];
+    char path[128];
+    (void)snprintf(body, sizeof body, "{\"messages\":[{\"role\":\"user\",\"content\":%s}]}",
+                   rows[_i].content);
+    cJSON *o = post_ok(CHAT, body);
+    (void)snprintf(path, sizeof path, "/v1/rollouts/%s", text_at(o, "id"));
+    ck_assert_int_eq(json_get(o, "warnings") != NULL, strstr(body, "image") != NULL);
+    cJSON_Delete(o);
+    o = get_ok(path);
+    const cJSON *message = cJSON_GetArrayItem(json_get(o, "messages"), 0);
+    ck_assert_str_eq(text_at(message, "content"), rows[_i].text);
+    cJSON_Delete(o);
+}
+END_TEST
+
+/* The next event of a stream, "" behind the last one. */
+static const char *event_next(const char **at)
+{
+    static char line[4096];
+    const char *end = strstr(*at, "\n\n");
+    line[0] = '\0';
+    if (end) {
+        ck_assert_msg(strncmp(*at, "data: ", 6) == 0, "no event: %s", *at);
+        (void)snprintf(line, sizeof line, "%.*s", (int)(end - *at - 6), *at + 6);
+        *at = end + 2;
+    }
+    return line;
+}
+
+START_TEST(a_stream_has_its_frame)
+{
+    const char *const path = _i == 0 ? CHAT : "/v1/completions";
+    ck_assert_int_eq(post(path, "{" HI ",\"prompt\":\"Hi\",\"stream\":true,"
+                                "\"stream_options\":{\"include_usage\":true}}"),
+                     200);
+    ck_assert_ptr_nonnull(strcasestr(buf_str(&heard), "content-type: text/event-stream"));
+    const char *at = answer_body();
+    char said[64] = "";
+    char id[STATE_ID_CAP] = "";
+    int n = 0;
+    int ended = 0;
+    int used = 0;
+    const char *line;
+    while ((line = event_next(&at))[0] == '{') {
+        cJSON *o = NULL;
+        ck_ok(json_parse(line, strlen(line), "event", &o, &err), err);
+        const cJSON *choice = choice_of(o);
+        const cJSON *delta = _i == 0 ? json_get(choice, "delta") : choice;
+        const cJSON *text = json_get(delta, _i == 0 ? "content" : "text");
+        ck_assert_str_eq(text_at(o, "object"),
+                         _i == 0 ? "chat.completion.chunk" : "text_completion");
+        ck_assert(n == 0 || strcmp(id, text_at(o, "id")) == 0);
+        (void)snprintf(id, sizeof id, "%s", text_at(o, "id"));
+        ck_assert_int_eq(json_get(delta, "role") != NULL, n == 0 && _i == 0);
+        if (text) {
+            (void)snprintf(said + strlen(said), sizeof said - strlen(said), "%s",
+                           text->valuestring);
+        }
+        ck_assert(!ended || !choice); /* nothing but the use of tokens behind the end */
+        ended |= json_get(choice, "finish_reason") != NULL;
+        used += json_get(o, "usage") != NULL;
+        n++;
+        cJSON_Delete(o);
+    }
+    ck_assert_str_eq(line, "[DONE]");
+    ck_assert_str_eq(at, "");
+    ck_assert_str_eq(said, "base");
+    ck_assert(ended && used == 1 && n >= 4);
+}
+END_TEST
+
+START_TEST(the_daemon_tells_of_itself)
+{
+    cJSON *o = get_ok("/");
+    ck_assert_str_eq(text_at(o, "version"), PACKAGE_VERSION);
+    ck_assert_ptr_nonnull(json_get(o, "description"));
+    ck_assert_ptr_nonnull(json_get(o, "docs"));
+    cJSON_Delete(o);
+    o = get_ok("/v1/health");
+    ck_assert_str_eq(text_at(o, "status"), "healthy");
+    ck_assert_str_eq(text_at(json_get(o, "worker"), "status"), "healthy");
+    cJSON_Delete(o);
+    ck_assert_int_eq(ask("GET", "/metrics", NULL, "", 0), 200);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "\nclaas_rollouts 0\n"));
+    o = get_ok("/v1/models");
+    ck_assert_str_eq(text_at(o, "object"), "list");
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "data")), 1);
+    cJSON_Delete(o);
+}
+END_TEST
+
+/* ---- feedback and versions ---- */
+
+static void create(const char *id)
+{
+    char body[128];
+    (void)snprintf(body, sizeof body, "{\"lora_id\":\"%s\"}", id);
+    cJSON_Delete(post_ok("/v1/lora/init", body));
+}
+
+START_TEST(existing_clients_learn)
+{
+    cJSON *o = post_ok("/v1/lora/init", "{\"lora_id\":\"user/m\",\"lora_r\":8,\"lora_alpha\":16}");
+    ck_assert_str_eq(text_at(o, "lora_id"), "user/m-init");
+    cJSON_Delete(o);
+    cJSON_Delete(post_ok(CHAT, "{\"model\":\"user/m-latest\"," HI "}"));
+    o = post_ok("/v1/feedback",
+                "{\"requests\":[{\"lora_id\":\"user/m-init\",\"prompt\":\"Hi\",\"response\":\"v0\","
+                "\"feedback\":\"be brief\",\"training\":{\"learning_rate\":0.1}}],"
+                "\"orchestration\":{\"sleep_before\":true,\"sleep_level\":2}}");
+    ck_assert_str_eq(text_at(o, "status"), "ok");
+    ck_assert_uint_eq(strlen(text_at(o, "request_id")), 32);
+    ck_assert_str_eq(text_at(o, "lora_id"), "user/m");
+    const cJSON *distill = json_get(o, "distill_result");
+    ck_assert_str_eq(text_at(distill, "lora_id"), "user/m");
+    ck_assert(number_at(json_get(distill, "metadata"), "total_loss") == 0.5);
+    ck_assert(number_at(json_get(distill, "metadata"), "batch_size") == 1);
+    ck_assert(cJSON_IsBool(json_get(json_get(o, "vllm"), "slept")));
+    ck_assert(cJSON_IsBool(json_get(json_get(o, "vllm"), "woke")));
+    ck_assert(text_at(o, "feedback_log_path")[0] != '\0');
+    static const char *const times[] = { "sleep", "distill", "save", "wake", "logprobs", "total" };
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        ck_assert(number_at(json_get(o, "timing_ms"), times[i]) >= 0);
+    }
+    ck_assert(number_at(o, "batch_size") == 1);
+    ck_assert(number_at(o, "version_from") == 1 && number_at(o, "version") == 2);
+    cJSON_Delete(o);
+    o = post_ok(CHAT, "{\"model\":\"user-m\"," HI "}"); /* as flattened names come */
+    ck_assert_str_eq(text_at(json_get(choice_of(o), "message"), "content"), "v1");
+    ck_assert(number_at(json_get(o, "claas"), "version") == 2);
+    cJSON_Delete(o);
+}
+END_TEST
+
+/* ---- what is refused ---- */
+
+struct refusal {
+    int status;
+    const char *method, *path, *type, *body;
+    const char *says; /* a part of the answer */
+};
+
+#define JSON "application/json"
+#define POST_CHAT "POST", CHAT, JSON
+#define WITH(members) "{" HI "," members "}"
+#define ID(id) "{\"lora_id\":\"" id "\"}"
+#define INIT "POST", "/v1/lora/init", JSON
+#define ROLL "POST", "/v1/adapters/rollback", JSON
+#define ALIAS "POST", "/v1/adapters/aliases", JSON
+#define FEEDBACK "POST", "/v1/feedback", JSON
+#define ITEM(id, response, more) \
+    "{\"lora_id\":\"" id "\",\"prompt\":\"Hi\",\"response\":\"" response \
+    "\",\"feedback\":\"f\"" more "}"
+#define BATCH(items) "{\"requests\":[" items "]}"
+#define TRAIN(setting) BATCH(ITEM("x", "v0", ",\"training\":{" setting "}"))
+#define LONG_20 "aaaaaaaaaaaaaaaaaaaa"
+#define LONG_100 LONG_20 LONG_20 LONG_20 LONG_20 LONG_20
+#define LONG LONG_100 LONG_100 LONG_100 LONG_100 LONG_100 LONG_100
+
+static const struct refusal refusals[] = {
+    /* HTTP */
+    { 404, "GET", "/v1/nope", NULL, "", "no such route" },
+    { 404, "GET", "/v1/feedback/recent", NULL, "", "no such route" },
+    { 405, "GET", CHAT, NULL, "", "not allowed" },
+    { 405, "PUT", "/v1/lora", NULL, "", "not allowed" },
+    { 415, "POST", CHAT, "text/plain", "{" HI "}", "application/json" },
+    { 415, "POST", CHAT, NULL, "{" HI "}", "application/json" },
+    /* JSON */
+    { 422, POST_CHAT, "", "json_invalid" },
+    { 422, POST_CHAT, "{nope", "json_invalid" },
+    { 422, POST_CHAT, "[]", "must be a JSON object" },
+    { 422, POST_CHAT, "{" HI "} x", "json_invalid" },
+    { 422, POST_CHAT, WITH("\"model\":\"\",\"model\":\"\""), "'model' twice" },
+    { 400, POST_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"\xFF\"}]}", "UTF-8" },
+    { 422, POST_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"\\ud800\"}]}", "JSON" },
+    { 422, POST_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}]}", "U+0000" },
+    /* questions */
+    { 422, POST_CHAT, "{}", "\"messages\"" },
+    { 422, POST_CHAT, "{\"messages\":[]}", "at least 1 item" },
+    { 422, POST_CHAT, "{\"messages\":\"Hi\"}", "valid list" },
+    { 422, POST_CHAT, "{\"messages\":[\"Hi\"]}", "model_attributes_type" },
+    { 422, POST_CHAT, "{\"messages\":[{\"content\":\"Hi\"}]}", "messages.0.role" },
+    { 422, POST_CHAT, WITH("\"temperature\":2.1"), "\"temperature\"" },
+    { 422, POST_CHAT, WITH("\"temperature\":1e999"), "\"temperature\"" },
+    { 422, POST_CHAT, WITH("\"top_p\":0"), "\"top_p\"" },
+    { 422, POST_CHAT, WITH("\"min_p\":2"), "\"min_p\"" },
+    { 422, POST_CHAT, WITH("\"max_tokens\":0"), "\"max_tokens\"" },
+    { 422, POST_CHAT, WITH("\"max_tokens\":1.5"), "int_from_float" },
+    { 422, POST_CHAT, WITH("\"stop\":[\"\"]"), "\"stop\"" },
+    { 422, POST_CHAT, WITH("\"stop_token_ids\":[258]"), "\"stop_token_ids\"" },
+    { 422, POST_CHAT, WITH("\"logprobs\":true,\"top_logprobs\":21"), "\"top_logprobs\"" },
+    { 422, POST_CHAT, WITH("\"logprobs\":true,\"top_logprobs\":2"), "at most 0" },
+    { 422, POST_CHAT, WITH("\"stream\":\"yes\""), "\"stream\"" },
+    { 422, POST_CHAT, WITH("\"n\":2"), "\"n\"" },
+    { 422, POST_CHAT, WITH("\"strict\":true,\"response_format\":{\"type\":\"json_object\"}"),
+      "\"response_format\"" },
+    { 404, POST_CHAT, WITH("\"model\":\"no/such\""), "no/such" },
+    { 404, POST_CHAT, WITH("\"model\":\"../x\""), "../x" },
+    { 422, POST_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"" LONG "\"}]}", "600" },
+    { 422, "POST", "/v1/completions", JSON, "{}", "\"prompt\"" },
+    { 422, "POST", "/v1/completions", JSON, "{\"prompt\":\"\"}", "empty" },
+    { 422, "POST", "/v1/completions", JSON, "{\"prompt\":[1,2]}", "\"prompt\"" },
+    { 422, "POST", "/v1/completions", JSON, "{\"prompt\":\"" LONG "\"}", "600" },
+    { 422, "POST", "/v1/score", JSON, "{" HI "}", "\"completion\"" },
+    { 422, "POST", "/v1/score", JSON, "{\"model\":\"\"," HI ",\"completion\":\"" LONG "\"}",
+      "600" },
+    /* names */
+    { 422, INIT, "{}", "\"lora_id\"" },
+    { 422, INIT, ID(""), "\"lora_id\"" },
+    { 422, INIT, ID("../x"), "no adapter id" },
+    { 422, INIT, ID("a/../b"), "no adapter id" },
+    { 422, INIT, ID("a/.b"), "no adapter id" },
+    { 422, INIT, ID("a//b"), "no adapter id" },
+    { 422, INIT, ID("a\\\\b"), "no adapter id" },
+    { 422, INIT, ID("~x"), "no adapter id" },
+    { 422, INIT, ID("a b"), "no adapter id" },
+    { 422, INIT, ID("x\\u0000y"), "U+0000" },
+    { 422, INIT, ID("toy/model"), "base model" },
+    { 403, INIT, "{\"lora_id\":\"n\",\"base_model\":\"other\"}", "allowed are" },
+    { 422, INIT, "{\"lora_id\":\"n\",\"lora_r\":65}", "lora_r" },
+    { 422, INIT, "{\"lora_id\":\"n\",\"lora_r\":0,\"lora_alpha\":0}", "; lora_alpha" },
+    { 422, "DELETE", "/v1/lora?lora_id=../x", NULL, "", "no adapter id" },
+    { 422, "DELETE", "/v1/lora?lora_id=x%00y", NULL, "", "no adapter id" },
+    { 422, "DELETE", "/v1/lora?lora_id=x@1", NULL, "", "one version" },
+    { 422, "DELETE", "/v1/lora", NULL, "", "\"lora_id\"" },
+    { 404, "GET", "/v1/lora/export?lora_id=none", NULL, "", "'none'" },
+    { 422, "GET", "/v1/lora/export?lora_id=..%2Fx", NULL, "", "no adapter id" },
+    { 422, "GET", "/v1/lora?limit=0", NULL, "", "\"limit\"" },
+    { 422, "GET", "/v1/lora?prefix=%FF", NULL, "", "UTF-8" },
+    { 404, "GET", "/v1/adapters?id=none", NULL, "", "'none'" },
+    { 404, "GET", "/v1/adapters?id=x@9", NULL, "", "no version 9" },
+    { 422, "GET", "/v1/adapters?id=..", NULL, "", "no adapter id" },
+    { 422, "GET", "/v1/adapters/versions", NULL, "", "\"id\"" },
+    { 422, ROLL, "{\"id\":\"x\"}", "\"version\"" },
+    { 422, ROLL, "{\"id\":\"x\",\"version\":0}", "\"version\"" },
+    { 422, ROLL, "{\"id\":\"../x\",\"version\":1}", "no adapter id" },
+    { 404, ROLL, "{\"id\":\"none\",\"version\":1}", "'none'" },
+    { 404, ROLL, "{\"id\":\"x\",\"version\":9}", "no version 9" },
+    { 422, ALIAS, "{\"alias\":\"../x\",\"id\":\"x\"}", "no adapter id" },
+    { 422, ALIAS, "{\"alias\":\"x\",\"id\":\"y\"}", "id of an adapter" },
+    { 422, ALIAS, "{\"alias\":\"toy/model\",\"id\":\"x\"}", "base model" },
+    { 404, ALIAS, "{\"alias\":\"a\",\"id\":\"none\"}", "'none'" },
+    { 404, "GET", "/v1/rollouts/chatcmpl-none", NULL, "", "chatcmpl-none" },
+    { 404, "GET", "/v1/rollouts/..", NULL, "", "'..'" },
+    /* feedback */
+    { 422, FEEDBACK, "{}", "\"requests\"" },
+    { 422, FEEDBACK, BATCH(""), "at least 1 item" },
+    { 422, FEEDBACK, BATCH("1,2,3,4"), "at most 3" },
+    { 422, FEEDBACK, BATCH("{\"lora_id\":\"x\"}"), "requests.0.prompt" },
+    { 422, FEEDBACK, BATCH(ITEM("x", "", "")), "requests.0.response" },
+    { 404, FEEDBACK, BATCH(ITEM("x", "never said", "")), "never given" },
+    { 404, FEEDBACK, BATCH(ITEM("x", "v0", ",\"completion_id\":\"none\"")), "never given" },
+    { 404, FEEDBACK, BATCH(ITEM("none", "v0", "")), "'none'" },
+    { 422, FEEDBACK, BATCH(ITEM("../x", "v0", "")), "no adapter id" },
+    { 422, FEEDBACK, BATCH(ITEM("x@1", "v0", "")), "fixed version" },
+    { 400, FEEDBACK, BATCH(ITEM("x", "v0", "") "," ITEM("y", "v0", "")), "one adapter" },
+    { 400, FEEDBACK,
+      BATCH(ITEM("x", "v0", "") "," ITEM("x", "v0", ",\"training\":{\"burn\":5}")),
+      "same training" },
+    { 422, FEEDBACK, TRAIN("\"learning_rate\":2"), "learning_rate" },
+    { 422, FEEDBACK, TRAIN("\"learning_rate\":\"x\""), "learning_rate" },
+    { 422, FEEDBACK, TRAIN("\"learning_rate\":2,\"burn\":11"), "; burn" },
+    { 422, FEEDBACK, TRAIN("\"steps_per_batch\":65"), "steps_per_batch" },
+    { 422, FEEDBACK, BATCH(ITEM("x", "v0", ",\"training\":[]")), "valid dictionary" },
+    { 422, FEEDBACK,
+      "{\"requests\":[" ITEM("x", "v0", "") "],\"orchestration\":{\"sleep_level\":3}}",
+      "sleep_level" },
+};
+
+/* Every refusal has both forms: `detail` for clients of the Python system, `error` for OpenAI's. */
+static void ck_refusal(const struct refusal *row, int status)
+{
+    ck_assert_msg(status == row->status, "%s %s %s: %s", row->method, row->path, row->body,
+                  buf_str(&heard));
+    ck_assert_msg(strstr(answer_body(), row->says), "no '%s' in: %s", row->says, answer_body());
+    cJSON *o = answered();
+    const cJSON *e = json_get(o, "error");
+    const cJSON *detail = json_get(o, "detail");
+    ck_assert(text_at(e, "message")[0] != '\0');
+    ck_assert(text_at(e, "code")[0] != '\0' && text_at(e, "type")[0] != '\0');
+    ck_assert(cJSON_HasObjectItem(e, "param"));
+    ck_assert(cJSON_IsString(detail) || cJSON_IsArray(detail));
+    const cJSON *violation;
+    if (cJSON_IsArray(detail)) {
+        cJSON_ArrayForEach(violation, detail) {
+            ck_assert(cJSON_IsArray(json_get(violation, "loc")));
+            ck_assert(text_at(violation, "msg")[0] != '\0');
+            ck_assert(text_at(violation, "type")[0] != '\0');
+        }
+    }
+    cJSON_Delete(o);
+}
+
+START_TEST(bad_requests_are_refused_and_change_nothing)
+{
+    struct state_counts before;
+    struct state_counts after;
+    create("x");
+    create("y");
+    cJSON_Delete(post_ok(CHAT, "{\"model\":\"x\"," HI "}"));
+    cJSON_Delete(post_ok(CHAT, "{\"model\":\"y\"," HI "}"));
+    ck_ok(state_count(app.state, &before, &err), err);
+    const struct refusal *row = &refusals[_i];
+    ck_refusal(row, ask(row->method, row->path, row->type, row->body, strlen(row->body)));
+    ck_ok(state_count(app.state, &after, &err), err);
+    ck_assert_uint_eq(after.rollouts, before.rollouts);
+    ck_assert_uint_eq(after.feedback, before.feedback);
+    ck_assert_int_eq(toy.trains, 0);
+    ck_assert_int_eq(toy.creates, 2);
+    cJSON *o = get_ok("/v1/lora");
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "loras")), 2);
+    cJSON_Delete(o);
+    o = get_ok("/v1/adapters?id=x");
+    ck_assert(number_at(o, "version") == 1);
+    cJSON_Delete(o);
+}
+END_TEST
+
+START_TEST(deep_and_large_bodies_are_refused)
+{
+    static char body[BODY_MAX + 1];
+    static const struct refusal deep = { 422, POST_CHAT, "", "nested deeper" };
+    static const struct refusal large = { 413, POST_CHAT, "", "200000 bytes" };
+    memset(body, '[', sizeof body);
+    ck_refusal(&deep, ask("POST", CHAT, JSON, body, BODY_MAX));
+    ck_refusal(&large, ask("POST", CHAT, JSON, body, sizeof body));
+}
+END_TEST
+
+/* A NUL that is spelled in an address does not cut the name off. */
+START_TEST(nobody_is_meant_by_half_a_name)
+{
+    char path[128];
+    cJSON *o = post_ok(CHAT, "{" HI "}");
+    (void)snprintf(path, sizeof path, "/v1/rollouts/%s%%00x", text_at(o, "id"));
+    cJSON_Delete(o);
+    ck_assert_int_eq(ask("GET", path, NULL, "", 0), 404);
+    ck_assert_int_eq(ask("DELETE", path, NULL, "", 0), 200);
+    o = answered();
+    ck_assert(cJSON_IsFalse(json_get(o, "deleted")));
+    cJSON_Delete(o);
+}
+END_TEST
+
+START_TEST(a_loss_that_is_no_number_is_no_version)
+{
+    create("x");
+    cJSON_Delete(post_ok(CHAT, "{\"model\":\"x\"," HI "}"));
+    toy.spoil = "total_loss";
+    toy.spoilt = (double)NAN;
+    ck_assert_int_eq(post("/v1/feedback", BATCH(ITEM("x", "v0", ""))), 500);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "not a number"));
+    cJSON *o = get_ok("/v1/adapters?id=x");
+    ck_assert(number_at(o, "version") == 1);
+    cJSON_Delete(o);
+}
+END_TEST
+
+START_TEST(what_is_not_open_is_unavailable)
+{
+    struct feedback *f = atomic_exchange(&app.feedback, NULL);
+    struct serving *s = atomic_exchange(&app.serving, NULL);
+    ck_assert_int_eq(post(CHAT, "{" HI "}"), 503);
+    ck_assert_ptr_nonnull(strstr(buf_str(&heard), "\r\nRetry-After: "));
+    ck_assert_int_eq(post("/v1/feedback", BATCH(ITEM("x", "v0", ""))), 503);
+    ck_assert_int_eq(post("/v1/lora/init", ID("x")), 503);
+    atomic_store(&app.feedback, f);
+    atomic_store(&app.serving, s);
+}
+END_TEST
+
+/* ---- damage in the store ---- */
+
+static void damage(const char *key)
+{
+    char path[256];
+    (void)snprintf(path, sizeof path, "%s/store/%s", house.root, key);
+    FILE *file = fopen(path, "w");
+    ck_assert_msg(file != NULL, "there is no '%s'", path);
+    ck_assert_int_eq(fputs("{", file) == EOF, 0);
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+START_TEST(a_damaged_alias_does_not_hide_the_others)
+{
+    create("x");
+    cJSON_Delete(post_ok("/v1/adapters/aliases", "{\"alias\":\"a\",\"id\":\"x\"}"));
+    cJSON_Delete(post_ok("/v1/adapters/aliases", "{\"alias\":\"b\",\"id\":\"x\"}"));
+    damage("aliases/a");
+    cJSON *o = get_ok("/v1/adapters/aliases");
+    const cJSON *list = json_get(o, "aliases");
+    ck_assert_int_eq(cJSON_GetArraySize(list), 2);
+    ck_assert_ptr_null(json_get(cJSON_GetArrayItem(list, 0), "id"));
+    ck_assert_str_eq(text_at(cJSON_GetArrayItem(list, 1), "id"), "x");
+    cJSON_Delete(o);
+    ck_assert_int_eq(post(CHAT, "{\"model\":\"a\"," HI "}"), 500);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "aliases/a"));
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("server");
+    TCase *t = tcase_create("http");
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, a_chat_is_answered);
+    tcase_add_test(t, a_text_is_continued);
+    tcase_add_loop_test(t, content_of_any_kind_becomes_text, 0, 5);
+    tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
+    tcase_add_test(t, the_daemon_tells_of_itself);
+    tcase_add_test(t, existing_clients_learn);
+    tcase_add_loop_test(t, bad_requests_are_refused_and_change_nothing, 0,
+                        sizeof refusals / sizeof refusals[0]);
+    tcase_add_test(t, deep_and_large_bodies_are_refused);
+    tcase_add_test(t, nobody_is_meant_by_half_a_name);
+    tcase_add_test(t, a_loss_that_is_no_number_is_no_version);
+    tcase_add_test(t, what_is_not_open_is_unavailable);
+    tcase_add_test(t, a_damaged_alias_does_not_hide_the_others);
+    suite_add_tcase(s, t);
+    return s;
+}
+
+int main(void)
+{
+    return test_main(suite());
+}
