@@ -73,13 +73,30 @@ static int pool_load(struct serving *s, struct loaded *l, const struct claas_cal
     return rc;
 }
 
+/* Shapes may fit where weights do not: an adapter answers with the base model it was trained on, or not at all. */
+static int base_check(const struct serving *s, const struct adapter_version *version, struct claas_error *err)
+{
+    const struct adapter_entry *entry = adapter_version_entry(version);
+    struct claas_model model = { .size = sizeof model };
+    if (host_model(s->inference, &model, NULL) != 0 || model.base[0] == '\0' || entry->base[0] == '\0' ||
+        strcmp(model.base, entry->base) == 0) {
+        return 0;
+    }
+    return err_set(err, CLAAS_ERR_INVALID, "model",
+                   "cannot answer by '%s': it belongs to the base model '%s', and another one is served",
+                   adapter_version_abi(version)->label, entry->base_name[0] != '\0' ? entry->base_name : entry->base);
+}
+
 /* Makes sure the version is loaded, and counts one user of it. */
 static int pool_take(struct serving *s, struct adapter_version *version, const struct claas_call *call,
                      struct loaded **out, struct claas_error *err)
 {
     const struct claas_digest *serve = &adapter_version_abi(version)->serve;
     struct adapter_version *drop = NULL;
-    int rc = 0;
+    int rc = base_check(s, version, err);
+    if (rc != 0) {
+        return rc;
+    }
     (void)pthread_mutex_lock(&s->mutex);
     struct loaded *l = pool_find(s, serve);
     if (l == NULL) {

@@ -463,10 +463,13 @@ START_TEST(another_base_is_refused)
     ck_ok(adapter_commit(a, "x", &c, out, NULL, &entry, &err), err);
     adapter_entry_unref(entry);
     adapter_out_free(out);
-    (void)chat("x", id);
+    (void)chat("", id);
     ck_failed(run_one("x", id, NULL), CLAAS_ERR_INVALID, err);
     ck_assert_ptr_nonnull(strstr(err.message, "other/model"));
     ck_assert_int_eq(toy.trains, 0);
+    ck_failed(serving_follow(serving, "x", NULL, &err), CLAAS_ERR_INVALID, err);
+    ck_assert_ptr_nonnull(strstr(err.message, "other/model"));
+    ck_assert_int_eq(toy.loads, 0);
 }
 END_TEST
 
