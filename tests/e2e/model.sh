@@ -3,87 +3,9 @@
 # serving during a step. Needs CLAAS_TEST_MODEL (./bootstrap model fetches it), curl and jq. SPDX-License-Identifier: MIT
 set -u
 
-build=${abs_top_builddir:-.}
-src=${abs_top_srcdir:-.}
-n=0
-failures=0
-
-if [ -z "${CLAAS_TEST_MODEL:-}" ] || ! command -v jq >/dev/null || ! command -v curl >/dev/null; then
-    echo "1..0 # SKIP needs CLAAS_TEST_MODEL, curl and jq"
-    exit 0
-fi
-
-state=$(mktemp -d "${TMPDIR:-/tmp}/claas-e2e.XXXXXX")
-daemon=
-
-# shellcheck disable=SC2317 # called by the trap
-cleanup()
-{
-    [ -z "$daemon" ] || { kill "$daemon" 2>/dev/null; wait "$daemon" 2>/dev/null; }
-    rm -rf "$state"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
-
-# ok NAME COMMAND…: one TAP line.
-ok()
-{
-    n=$((n + 1))
-    name=$1
-    shift
-    if "$@" >"$state/out" 2>&1; then
-        echo "ok $n - $name"
-    else
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$state/out" | tail -15
-        failures=$((failures + 1))
-    fi
-}
-
-start()
-{
-    rm -f "$state/claasd.port"
-    "$build/run-claasd" -c "$src/conf/quickstart.yaml" --set listen=127.0.0.1:0 --set "state_dir=$state" \
-        --set "storage.root=$state/store" --set "engine.model=$CLAAS_TEST_MODEL" 2>>"$state/log" &
-    daemon=$!
-    tries=0
-    until [ -s "$state/claasd.port" ] && url=http://127.0.0.1:$(cat "$state/claasd.port") &&
-        [ "$(curl -s -o /dev/null -w '%{http_code}' "$url/v1/models")" = 200 ]; do
-        tries=$((tries + 1))
-        if [ $tries -gt 900 ] || ! kill -0 $daemon 2>/dev/null; then
-            echo "Bail out! claasd did not start"
-            tail -20 "$state/log" | sed 's/^/# /'
-            exit 1
-        fi
-        sleep 0.1
-    done
-}
-
-post()
-{
-    curl -sS --max-time 300 -H 'Content-Type: application/json' --data-binary @- "$url$1"
-}
-
-# Status of a POST whose body is on standard input.
-post_status()
-{
-    curl -sS --max-time 300 -o "$state/refusal" -w '%{http_code}' -H 'Content-Type: application/json' \
-        --data-binary @- "$url$1"
-}
-
-ask()
-{
-    jq -n --arg m "$1" --arg q "$2" --argjson n "$3" \
-        '{model: $m, messages: [{role: "user", content: $q}], temperature: 0, max_tokens: $n}'
-}
-
-# $1 equals $2, and tells both when not.
-equal()
-{
-    [ "$1" = "$2" ] && return 0
-    printf 'got:    %s\nwanted: %s\n' "$1" "$2"
-    return 1
-}
+# shellcheck source=tests/e2e/testing.sh
+. "${abs_top_srcdir:-.}/tests/e2e/testing.sh"
+state=$work
 
 greedy_is_exact()
 {
@@ -125,7 +47,7 @@ feedback_body()
 
 head_version()
 {
-    curl -s "$url/v1/adapters?id=e2e/a" | jq ".version // 0"
+    head_of e2e/a
 }
 
 feedback_makes_a_version()
@@ -175,14 +97,35 @@ serves_during_a_step()
     equal "$(head_version)" $((before + 1))
 }
 
+# A long answer that begins before a step ends goes on with the version it began with; others have the new one already.
+one_answer_one_version()
+{
+    answer=$(ask e2e/a "$question" 40 | post /v1/chat/completions)
+    before=$(head_version)
+    feedback_body "$answer" '{"steps_per_batch": 2}' | post /v1/feedback >"$state/step" &
+    step=$!
+    ask e2e/a "Tell me a very long story about a fox, a king and the sea." 500 |
+        jq '.stream = true | .temperature = 1.3 | .seed = 5' |
+        curl -sSN --max-time 300 -H 'Content-Type: application/json' --data-binary @- \
+            "$url/v1/chat/completions" >"$state/stream" &
+    stream=$!
+    wait $step
+    equal "$(jq -r .status "$state/step")" ok || { cat "$state/step"; return 1; }
+    other=$(ask e2e/a "$question" 4 | post /v1/chat/completions | jq .claas.version)
+    pieces=$(grep -c '^data' "$state/stream")
+    ! grep -q DONE "$state/stream" || { echo "the long answer was over before the step"; return 1; }
+    wait $stream
+    versions=$(sed -n 's/^data: {/{/p' "$state/stream" | jq -c 'select(.claas).claas.version' | tr '\n' ' ')
+    [ "$pieces" -gt 1 ] && equal "$versions" "$before $before " && equal "$other" $((before + 1))
+}
+
 survives_a_restart()
 {
     answer=$(ask e2e/a "$question" 20 | post /v1/chat/completions)
     before=$(head_version)
-    kill $daemon
-    wait $daemon
+    stop "$daemon"
     equal $? 0 || return 1
-    start
+    start "$state" "$state/store"
     equal "$(head_version)" "$before" || return 1
     id=$(printf '%s' "$answer" | jq -r .id)
     equal "$(curl -s "$url/v1/rollouts/$id" | jq -r .id)" "$id" || return 1
@@ -207,7 +150,7 @@ too_long_is_refused()
 }
 
 question="Who are you?"
-start
+start "$state" "$state/store"
 i=0
 while IFS= read -r line; do
     i=$((i + 1))
@@ -229,8 +172,8 @@ ok "an unknown adapter is not found" refused 404 '{}' '.requests[0].lora_id = "e
 ok "an id that climbs is refused" refused 422 '{}' '.requests[0].lora_id = "../e2e"'
 ok "rollback brings the first version back as a new one" rollback_brings_back
 ok "answers go on while a step trains" serves_during_a_step
+ok "an answer ends on the version it began with" one_answer_one_version
 ok "a prompt longer than the context is refused" too_long_is_refused
 ok "export is a zip in PEFT layout" exports_a_zip
 ok "rollouts and versions survive a restart" survives_a_restart
-echo "1..$n"
-[ $failures = 0 ]
+done_testing
