@@ -19,72 +19,6 @@ int attention_check(const struct kernels_attention *a, struct claas_error *err)
     return 0;
 }
 
-size_t attention_columns_floats(size_t keys, size_t dim)
-{
-    return ceil_div(keys, TILE_M) * TILE_M * dim;
-}
-
-size_t attention_rows_floats(size_t keys, size_t dim)
-{
-    return ceil_div(dim, TILE_M) * TILE_M * keys;
-}
-
-void attention_pack_columns(const struct simd *simd, const float *src, size_t pitch, size_t keys, size_t dim, float *dst)
-{
-    for (size_t j = 0; j < keys; j += TILE_M) {
-        simd->transpose(src + j * pitch, pitch, min_size(TILE_M, keys - j), dim, dst + j * dim, TILE_M);
-    }
-}
-
-void attention_pack_rows(const float *src, size_t pitch, size_t keys, size_t dim, float *dst)
-{
-    for (size_t c = 0; c < dim; c += TILE_M) {
-        size_t cols = min_size(TILE_M, dim - c);
-        for (size_t j = 0; j < keys; j++) {
-            memcpy(dst + c * keys + j * TILE_M, src + j * pitch + c, cols * sizeof *dst);
-        }
-    }
-}
-
-void attention_scores(const struct simd *simd, const float *columns, size_t j0, size_t keys, size_t dim,
-                      const float *qt, size_t halves, float scale, float *s)
-{
-    for (size_t j = 0; j < keys; j += TILE_M) {
-        for (size_t h = 0; h < halves; h++) {
-            simd->tile(dim, columns + (j0 + j) * dim, TILE_M, qt + h * TILE_N, ATT_Q, s + j * ATT_Q + h * TILE_N, ATT_Q,
-                       scale, 0, min_size(TILE_M, keys - j), TILE_N);
-        }
-    }
-}
-
-void attention_mix(const struct simd *simd, const float *rows, size_t all_keys, size_t j0, size_t keys, size_t dim,
-                   const float *p, size_t halves, float *out)
-{
-    for (size_t c = 0; c < dim; c += TILE_M) {
-        for (size_t h = 0; h < halves; h++) {
-            simd->tile(keys, rows + c * all_keys + j0 * TILE_M, TILE_M, p + h * TILE_N, ATT_Q,
-                       out + c * ATT_Q + h * TILE_N, ATT_Q, 1, 1, min_size(TILE_M, dim - c), TILE_N);
-        }
-    }
-}
-
-void attention_turn_in(const struct simd *simd, const float *src, size_t pitch, size_t queries, size_t dim, float *dst)
-{
-    if (queries < ATT_Q) {
-        memset(dst, 0, dim * ATT_Q * sizeof *dst);
-    }
-    for (size_t i = 0; i < queries; i += 16) {
-        simd->transpose(src + i * pitch, pitch, min_size(16, queries - i), dim, dst + i, ATT_Q);
-    }
-}
-
-void attention_turn_out(const struct simd *simd, const float *src, size_t queries, size_t dim, float *dst, size_t pitch)
-{
-    for (size_t c = 0; c < dim; c += 16) {
-        simd->transpose(src + c * ATT_Q, ATT_Q, min_size(16, dim - c), queries, dst + c, pitch);
-    }
-}
-
 struct forward {
     struct kernels *k;
     const struct kernels_attention *a;
@@ -103,11 +37,11 @@ static void pack_task(void *context, size_t thread, size_t task)
     const struct kernels_attention *a = f->a;
     size_t head = task / 2;
     if (task % 2 == 0) {
-        attention_pack_columns(f->k->simd, a->k + head * a->head_dim, a->k_pitch, f->keys, a->head_dim,
-                               f->columns + head * attention_columns_floats(f->keys, a->head_dim));
+        attention_pack_columns(f->k, a->k + head * a->head_dim, a->k_pitch, f->keys, a->head_dim,
+                               f->columns + head * attention_columns_floats(f->k, f->keys, a->head_dim));
     } else {
-        attention_pack_rows(a->v + head * a->head_dim, a->v_pitch, f->keys, a->head_dim,
-                            f->rows + head * attention_rows_floats(f->keys, a->head_dim));
+        attention_pack_rows(f->k, a->v + head * a->head_dim, a->v_pitch, f->keys, a->head_dim,
+                            f->rows + head * attention_rows_floats(f->k, f->keys, a->head_dim));
     }
 }
 
@@ -123,14 +57,15 @@ static void block_task(void *context, size_t thread, size_t task)
     size_t i0 = (ceil_div(a->rows, ATT_Q) - 1 - task / a->heads) * ATT_Q;
     size_t queries = min_size(ATT_Q, a->rows - i0);
     size_t halves = ceil_div(queries, TILE_N);
-    const float *columns = f->columns + kv_head * attention_columns_floats(f->keys, dim);
-    const float *rows = f->rows + kv_head * attention_rows_floats(f->keys, dim);
+    const float *columns = f->columns + kv_head * attention_columns_floats(f->k, f->keys, dim);
+    const float *rows = f->rows + kv_head * attention_rows_floats(f->k, f->keys, dim);
     float *qt = f->k->own[thread].data;
-    float *out = qt + dim * ATT_Q;
+    float *out = qt + attention_turned_floats(f->k, dim);
     float *s = out + dim * ATT_Q;
     float *max = s + ATT_KEYS * ATT_Q;
     float *sum = max + ATT_Q;
-    attention_turn_in(simd, a->q + i0 * a->q_pitch + head * dim, a->q_pitch, queries, dim, qt);
+    attention_begin(f->k);
+    attention_turn_in(f->k, a->q + i0 * a->q_pitch + head * dim, a->q_pitch, queries, dim, qt);
     memset(out, 0, dim * ATT_Q * sizeof *out);
     for (size_t l = 0; l < ATT_Q; l++) {
         max[l] = -INFINITY;
@@ -139,10 +74,11 @@ static void block_task(void *context, size_t thread, size_t task)
     size_t end = a->start + i0 + queries;
     for (size_t j0 = 0; j0 < end; j0 += ATT_KEYS) {
         size_t keys = min_size(ATT_KEYS, end - j0);
-        attention_scores(simd, columns, j0, keys, dim, qt, halves, a->scale, s);
+        attention_scores(f->k, columns, j0, keys, dim, qt, halves, a->scale, s);
         simd->attention_forward(keys, (ptrdiff_t)(a->start + i0) - (ptrdiff_t)j0, s, max, sum, dim, out);
-        attention_mix(simd, rows, f->keys, j0, keys, dim, s, halves, out);
+        attention_mix(f->k, rows, f->keys, j0, keys, dim, s, halves, out);
     }
+    attention_end(f->k);
     for (size_t l = 0; l < queries; l++) {
         if (f->lse) {
             f->lse[(i0 + l) * a->heads + head] = max[l] + logf(sum[l]);
@@ -166,10 +102,11 @@ int kernels_attention(struct kernels *k, const struct kernels_attention *a, floa
         return attention_decode(k, a, o, o_pitch, lse, err);
     }
     struct forward f = { .k = k, .a = a, .o = o, .o_pitch = o_pitch, .lse = lse, .keys = a->start + a->rows };
-    size_t columns = a->kv_heads * attention_columns_floats(f.keys, a->head_dim);
-    size_t rows = a->kv_heads * attention_rows_floats(f.keys, a->head_dim);
+    size_t columns = a->kv_heads * attention_columns_floats(k, f.keys, a->head_dim);
+    size_t rows = a->kv_heads * attention_rows_floats(k, f.keys, a->head_dim);
     kernels_turn_begin(k, KERNELS_SERVE);
-    rc = device_scratch(k, columns + rows, (2 * a->head_dim + ATT_KEYS + 2) * ATT_Q, err);
+    rc = device_scratch(k, columns + rows,
+                        attention_turned_floats(k, a->head_dim) + (a->head_dim + ATT_KEYS + 2) * ATT_Q, err);
     if (rc == 0) {
         f.columns = k->shared.data;
         f.rows = f.columns + columns;

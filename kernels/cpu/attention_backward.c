@@ -35,33 +35,35 @@ struct backward {
     float *sums; /* [head][part][dk, dv][keys][padded] */
 };
 
-/* One thread's space: a block of queries turned and straight, two tiles, and what belongs to each lane. */
+/* One thread's space: a block of queries turned and as a right side, two tiles, and what belongs to each lane. */
 struct space {
     float *qt;
     float *gt;
     float *dqt;
     float *q;
     float *g;
+    float *spare;
     float *s;
     float *dp;
     float *lse;
     float *d;
 };
 
-static size_t space_floats(size_t dim, size_t padded)
+static size_t space_floats(const struct kernels *k, size_t dim, size_t padded)
 {
-    return (3 * dim + 2 * padded + 2 * ATT_KEYS + 2) * ATT_Q;
+    return 2 * attention_turned_floats(k, dim) + (dim + 3 * padded + 2 * ATT_KEYS + 2) * ATT_Q;
 }
 
-static struct space space_of(float *p, size_t dim, size_t padded)
+static struct space space_of(const struct kernels *k, float *p, size_t dim, size_t padded)
 {
     struct space sp;
     sp.qt = p;
-    sp.gt = sp.qt + dim * ATT_Q;
-    sp.dqt = sp.gt + dim * ATT_Q;
+    sp.gt = sp.qt + attention_turned_floats(k, dim);
+    sp.dqt = sp.gt + attention_turned_floats(k, dim);
     sp.q = sp.dqt + dim * ATT_Q;
     sp.g = sp.q + padded * ATT_Q;
-    sp.s = sp.g + padded * ATT_Q;
+    sp.spare = sp.g + padded * ATT_Q;
+    sp.s = sp.spare + padded * ATT_Q;
     sp.dp = sp.s + ATT_KEYS * ATT_Q;
     sp.lse = sp.dp + ATT_KEYS * ATT_Q;
     sp.d = sp.lse + ATT_Q;
@@ -77,19 +79,11 @@ static void pack_task(void *context, size_t thread, size_t task)
     const float *k = a->k + head * a->head_dim;
     const float *v = a->v + head * a->head_dim;
     if (task % 3 == 0) {
-        attention_pack_columns(b->k->simd, k, a->k_pitch, b->keys, a->head_dim, b->k_columns + head * b->columns_floats);
+        attention_pack_columns(b->k, k, a->k_pitch, b->keys, a->head_dim, b->k_columns + head * b->columns_floats);
     } else if (task % 3 == 1) {
-        attention_pack_columns(b->k->simd, v, a->v_pitch, b->keys, a->head_dim, b->v_columns + head * b->columns_floats);
+        attention_pack_columns(b->k, v, a->v_pitch, b->keys, a->head_dim, b->v_columns + head * b->columns_floats);
     } else {
-        attention_pack_rows(k, a->k_pitch, b->keys, a->head_dim, b->k_rows + head * b->rows_floats);
-    }
-}
-
-static void straight(const float *src, size_t pitch, size_t queries, size_t dim, size_t padded, float *dst)
-{
-    for (size_t l = 0; l < queries; l++) {
-        memcpy(dst + l * padded, src + l * pitch, dim * sizeof *dst);
-        memset(dst + l * padded + dim, 0, (padded - dim) * sizeof *dst);
+        attention_pack_rows(b->k, k, a->k_pitch, b->keys, a->head_dim, b->k_rows + head * b->rows_floats);
     }
 }
 
@@ -100,28 +94,16 @@ static void load_block(const struct backward *b, size_t head, size_t i0, size_t 
     size_t dim = a->head_dim;
     const float *q = a->q + i0 * a->q_pitch + head * dim;
     const float *g = b->d_o + i0 * b->do_pitch + head * dim;
-    attention_turn_in(b->k->simd, q, a->q_pitch, queries, dim, sp->qt);
-    attention_turn_in(b->k->simd, g, b->do_pitch, queries, dim, sp->gt);
-    straight(q, a->q_pitch, queries, dim, b->padded, sp->q);
-    straight(g, b->do_pitch, queries, dim, b->padded, sp->g);
+    attention_turn_in(b->k, q, a->q_pitch, queries, dim, sp->qt);
+    attention_turn_in(b->k, g, b->do_pitch, queries, dim, sp->gt);
+    attention_pack_right(b->k, q, a->q_pitch, queries, dim, b->padded, sp->spare, sp->q);
+    attention_pack_right(b->k, g, b->do_pitch, queries, dim, b->padded, sp->spare, sp->g);
     memset(sp->dqt, 0, dim * ATT_Q * sizeof *sp->dqt);
     memset(sp->lse, 0, 2 * ATT_Q * sizeof *sp->lse);
     for (size_t l = 0; l < queries; l++) {
         sp->lse[l] = b->lse[(i0 + l) * a->heads + head];
         b->k->simd->dots(KERNELS_F32, g + l * b->do_pitch, dim, b->o + (i0 + l) * b->o_pitch + head * dim, 0, 1,
                          &sp->d[l], 0, 0);
-    }
-}
-
-/* sums[keys][padded] += tile[keys][queries] right[queries][padded] */
-static void add_products(const struct backward *b, const float *tile, const float *right, size_t keys, size_t queries,
-                         float *sums)
-{
-    for (size_t c = 0; c < b->padded; c += TILE_N) {
-        for (size_t j = 0; j < keys; j += TILE_M) {
-            b->k->simd->tile_wide(queries, tile + j * ATT_Q, right + c, b->padded, sums + j * b->padded + c, b->padded, 1,
-                                  1, min_size(TILE_M, keys - j), TILE_N);
-        }
     }
 }
 
@@ -137,14 +119,14 @@ static void block(const struct backward *b, size_t head, size_t i0, float *dk, f
     load_block(b, head, i0, queries, sp);
     for (size_t j0 = 0; j0 < end; j0 += ATT_KEYS) {
         size_t keys = min_size(ATT_KEYS, end - j0);
-        attention_scores(simd, b->k_columns + kv_head * b->columns_floats, j0, keys, dim, sp->qt, halves, a->scale,
+        attention_scores(b->k, b->k_columns + kv_head * b->columns_floats, j0, keys, dim, sp->qt, halves, a->scale,
                          sp->s);
-        attention_scores(simd, b->v_columns + kv_head * b->columns_floats, j0, keys, dim, sp->gt, halves, 1, sp->dp);
+        attention_scores(b->k, b->v_columns + kv_head * b->columns_floats, j0, keys, dim, sp->gt, halves, 1, sp->dp);
         simd->attention_backward(keys, (ptrdiff_t)(a->start + i0) - (ptrdiff_t)j0, sp->s, sp->dp, sp->lse, sp->d,
                                  a->scale);
-        attention_mix(simd, b->k_rows + kv_head * b->rows_floats, b->keys, j0, keys, dim, sp->dp, halves, sp->dqt);
-        add_products(b, sp->s, sp->g, keys, queries, dv + j0 * b->padded);
-        add_products(b, sp->dp, sp->q, keys, queries, dk + j0 * b->padded);
+        attention_mix(b->k, b->k_rows + kv_head * b->rows_floats, b->keys, j0, keys, dim, sp->dp, halves, sp->dqt);
+        attention_add(b->k, sp->s, sp->g, keys, queries, b->padded, dv + j0 * b->padded);
+        attention_add(b->k, sp->dp, sp->q, keys, queries, b->padded, dk + j0 * b->padded);
     }
     attention_turn_out(simd, sp->dqt, queries, dim, b->dq + i0 * b->dq_pitch + head * dim, b->dq_pitch);
 }
@@ -152,14 +134,16 @@ static void block(const struct backward *b, size_t head, size_t i0, float *dk, f
 static void part_task(void *context, size_t thread, size_t task)
 {
     struct backward *b = context;
-    struct space sp = space_of(b->k->own[thread].data, b->a->head_dim, b->padded);
+    struct space sp = space_of(b->k, b->k->own[thread].data, b->a->head_dim, b->padded);
     float *dk = b->sums + task * 2 * b->keys * b->padded;
     float *dv = dk + b->keys * b->padded;
     memset(dk, 0, 2 * b->keys * b->padded * sizeof *dk);
+    attention_begin(b->k);
     /* Blocks are dealt out like cards: all parts then have long and short ones. */
     for (size_t i = task % b->parts; i < ceil_div(b->a->rows, ATT_Q); i += b->parts) {
         block(b, task / b->parts, i * ATT_Q, dk, dv, &sp);
     }
+    attention_end(b->k);
 }
 
 /* dk and dv of keys first .. end-1: the sums of all heads of the group, all parts, in order. */
@@ -201,12 +185,12 @@ int kernels_attention_backward(struct kernels *k, const struct kernels_attention
                           .dv_pitch = dv_pitch, .keys = a->start + a->rows };
     b.padded = ceil_div(a->head_dim, TILE_N) * TILE_N;
     b.parts = min_size(ceil_div(TASKS, a->heads), ceil_div(a->rows, ATT_Q));
-    b.columns_floats = attention_columns_floats(b.keys, a->head_dim);
-    b.rows_floats = attention_rows_floats(b.keys, a->head_dim);
+    b.columns_floats = attention_columns_floats(k, b.keys, a->head_dim);
+    b.rows_floats = attention_rows_floats(k, b.keys, a->head_dim);
     size_t packed = a->kv_heads * (2 * b.columns_floats + b.rows_floats);
     size_t sums = a->heads * b.parts * 2 * b.keys * b.padded;
     kernels_turn_begin(k, KERNELS_SERVE);
-    rc = device_scratch(k, packed + sums, space_floats(a->head_dim, b.padded), err);
+    rc = device_scratch(k, packed + sums, space_floats(k, a->head_dim, b.padded), err);
     if (rc == 0) {
         b.k_columns = k->shared.data;
         b.v_columns = b.k_columns + a->kv_heads * b.columns_floats;

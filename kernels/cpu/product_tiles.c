@@ -64,7 +64,7 @@ static void pack_panels(const struct chunk *c, size_t first, size_t n, size_t fr
                 spare);
         for (size_t j = 0; j < n; j++) {
             for (size_t i = 0; i < piece; i += TILES_SIDE) {
-                c->k->tiles->pack_b(floats + (j * PIECE + i) * TILE_N, min_size(TILES_SIDE, piece - i),
+                c->k->tiles->pack_b(floats + (j * PIECE + i) * TILE_N, TILE_N, min_size(TILES_SIDE, piece - i),
                                     dst + j * stride + (d + i) / TILES_SIDE * TILES_BLOCK);
             }
         }

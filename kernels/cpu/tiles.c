@@ -88,13 +88,13 @@ TARGET static inline __m512 pair(__m256bh even, __m256bh odd)
                                                _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)odd), 16)));
 }
 
-TARGET static void tiles_pack_b(const float *panel, size_t depth, float *dst)
+TARGET static void tiles_pack_b(const float *panel, size_t pitch, size_t depth, float *dst)
 {
     for (size_t k = 0; k < TILES_SIDE; k += 2) {
         for (size_t half = 0; half < 2; half++) {
-            const float *at = panel + k * TILES_SIDE + half * 16;
+            const float *at = panel + k * pitch + half * 16;
             __m512 x = k < depth ? _mm512_loadu_ps(at) : _mm512_setzero_ps();
-            __m512 y = k + 1 < depth ? _mm512_loadu_ps(at + TILES_SIDE) : _mm512_setzero_ps();
+            __m512 y = k + 1 < depth ? _mm512_loadu_ps(at + pitch) : _mm512_setzero_ps();
             __m256bh hi[2];
             __m256bh lo[2];
             split(x, &hi[0], &lo[0]);

@@ -17,7 +17,7 @@ struct tiles {
     /* A block of A from rows <= 32 of depth <= 32 floats; zeros in the rest. */
     void (*pack_a)(const float *src, size_t pitch, size_t rows, size_t depth, float *dst);
     /* A block of B from a panel [depth <= 32][32]. */
-    void (*pack_b)(const float *panel, size_t depth, float *dst);
+    void (*pack_b)(const float *panel, size_t pitch, size_t depth, float *dst);
     /* c[rows <= 32][cols <= 32] (+)= alpha * sum over blocks of a[i] b[i]; blocks lie one behind the other. */
     void (*multiply)(size_t blocks, const float *a, const float *b, float *c, size_t c_pitch, float alpha,
                      int accumulate, size_t rows, size_t cols);
