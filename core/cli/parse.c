@@ -45,6 +45,30 @@ static void cli_usage_options(const struct cli_option *options, FILE *to)
     }
 }
 
+static void cli_usage_commands(const char *group, FILE *to)
+{
+    size_t n = strlen(group);
+    for (const struct cli_command *it = cli_commands; it->name; it++) {
+        if (n == 0 || (strncmp(it->name, group, n) == 0 && it->name[n] == ' ')) {
+            char left[64];
+            (void)snprintf(left, sizeof left, "%s %s", it->name, it->synopsis);
+            (void)fprintf(to, "  %-28s %s\n", left, it->help);
+        }
+    }
+}
+
+/* Whether commands of two words begin with this one. */
+static int cli_is_group(const char *word)
+{
+    size_t n = strlen(word);
+    for (const struct cli_command *it = cli_commands; it->name; it++) {
+        if (strncmp(it->name, word, n) == 0 && it->name[n] == ' ') {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 void cli_usage(const struct cli_command *command, FILE *to)
 {
     if (command) {
@@ -54,11 +78,7 @@ void cli_usage(const struct cli_command *command, FILE *to)
         cli_usage_options(command->options, to);
     } else {
         (void)fputs("usage: claas COMMAND [options] [arguments]\n", to);
-        for (const struct cli_command *it = cli_commands; it->name; it++) {
-            char left[64];
-            (void)snprintf(left, sizeof left, "%s %s", it->name, it->synopsis);
-            (void)fprintf(to, "  %-28s %s\n", left, it->help);
-        }
+        cli_usage_commands("", to);
     }
     (void)fputs("for every command:\n", to);
     cli_usage_options(cli_globals, to);
@@ -235,6 +255,11 @@ int cli_parse(struct cli *c, size_t n, char **words, FILE *complaints)
         return 0;
     }
     if (!c->command) {
+        if (w.n_plain == 1 && cli_is_group(w.plain[0])) {
+            (void)fprintf(complaints, "usage: claas %s COMMAND [options] [arguments]\n", w.plain[0]);
+            cli_usage_commands(w.plain[0], complaints);
+            return CLI_USAGE;
+        }
         if (w.n_plain > 0) {
             return cli_complain("unknown command '%s%s%s'; see claas --help", w.plain[0],
                                 w.n_plain > 1 ? " " : "", w.n_plain > 1 ? w.plain[1] : "");
@@ -245,6 +270,10 @@ int cli_parse(struct cli *c, size_t n, char **words, FILE *complaints)
     c->n_args = w.n_plain - used;
     memcpy(c->args, w.plain + used, c->n_args * sizeof c->args[0]);
     if (c->n_args < c->command->min_args || c->n_args > c->command->max_args) {
+        int too_few = c->n_args < c->command->min_args;
+        (void)fprintf(complaints, "claas: %s\n",
+                      too_few ? "an argument is missing"
+                              : "too many arguments; a text of several words is quoted");
         cli_usage(c->command, complaints);
         return CLI_USAGE;
     }

@@ -13,6 +13,9 @@
 
 enum { PRINT_COLUMNS = 12, PRINT_CELL = 160 };
 
+/* Up to here a double holds every whole number. */
+#define PRINT_WHOLE 9007199254740992.0
+
 /* A list of texts with commas between them; 0 when it is another list. */
 static int print_words(const cJSON *list, char *out, size_t cap)
 {
@@ -44,9 +47,11 @@ static void print_scalar(const cJSON *value, char *out, size_t cap)
         (void)snprintf(out, cap, "%s", value->valuestring);
     } else if (cJSON_IsNumber(value)) {
         double v = value->valuedouble;
-        (void)snprintf(out, cap, floor(v) == v && fabs(v) < 1e15 ? "%.0f" : "%.6g", v);
+        (void)snprintf(out, cap, floor(v) == v && fabs(v) <= PRINT_WHOLE ? "%.0f" : "%.6g", v);
     } else if (cJSON_IsBool(value)) {
         (void)snprintf(out, cap, "%s", cJSON_IsTrue(value) ? "yes" : "no");
+    } else if (!value->child) {
+        (void)snprintf(out, cap, "-");
     } else if (!print_words(value, out, cap)) {
         json = json_print(value);
         (void)snprintf(out, cap, "%s", json ? json : "…");
@@ -71,12 +76,41 @@ void print_tame(char *text, const char *allowed)
     }
 }
 
+/* The members of an object in a list, on one line. */
+static void print_element(const cJSON *element, int indent, FILE *to)
+{
+    const char *before = "";
+    const cJSON *it;
+    (void)fprintf(to, "%*s", indent, "");
+    cJSON_ArrayForEach(it, element)
+    {
+        size_t cap = cJSON_IsString(it) ? strlen(it->valuestring) + 1 : 4096;
+        char *text = malloc(cap);
+        if (text) {
+            print_scalar(it, text, cap);
+            (void)fprintf(to, "%s%s", before, text);
+            before = "  ";
+        }
+        free(text);
+    }
+    (void)fputc('\n', to);
+}
+
 void print_object(const cJSON *object, int indent, FILE *to)
 {
     const cJSON *it;
     cJSON_ArrayForEach(it, object)
     {
-        if (cJSON_IsObject(it)) {
+        if (cJSON_IsArray(it) && cJSON_IsObject(it->child)) {
+            const cJSON *element;
+            (void)fprintf(to, "%*s%s:\n", indent, "", it->string ? it->string : "-");
+            cJSON_ArrayForEach(element, it)
+            {
+                print_element(element, indent + 2, to);
+            }
+            continue;
+        }
+        if (cJSON_IsObject(it) && it->child) {
             (void)fprintf(to, "%*s%s:\n", indent, "", it->string ? it->string : "-");
             print_object(it, indent + 2, to);
             continue;

@@ -7,7 +7,8 @@
 
 #include <stdio.h>
 
-/* "name: value" for every member; nested objects are indented, control characters made harmless. */
+/* "name: value" for every member; nested objects are indented, objects in a list are a line each, and
+ * control characters are made harmless. */
 void print_object(const cJSON *object, int indent, FILE *to);
 
 /* One line for each element of `list`: the members `columns` (null-terminated) side by side under a
