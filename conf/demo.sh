@@ -163,6 +163,6 @@ cat <<TEXT
 To go on by hand:
   $build/run-claasd -c $here/quickstart.yaml --set engine.model=$model &
   $build/run-claas adapter create me/assistant
-  $build/run-claas chat --model me/assistant "Who are you?"
+  $build/run-claas chat --model me/assistant --temperature 0 --max-tokens 64 "Who are you?"
   $build/run-claas feedback --model me/assistant "be brief"
 TEXT
