@@ -3,7 +3,8 @@
 
 compare.py CASES_DIR OURS_DIR: log-probabilities of every row, metrics of each step, gradients of the first step (from
 the first moments, which hold (1 - beta1) times the clipped gradient), the adapter after the first step and the last,
-and the adapter we wrote: as PEFT loads it, it gives the log-probabilities that it gives with us. One TAP line each.
+and the adapter we wrote: as PEFT loads it, it gives what it gives with us, and what PEFT's own steps gave. One TAP line
+each.
 """
 import json
 import os
@@ -94,20 +95,28 @@ def load_base(case):
     return AutoModelForCausalLM.from_pretrained(case, gguf_file="model.gguf", dtype=torch.float32)
 
 
-def compare_in_peft(name, case, folder, job, before, bound):
-    """The files we wrote, loaded by PEFT, give what they give with us; and it is not what was there before."""
-    written = os.path.join(folder, f"step{job['steps']}")
-    model = PeftModel.from_pretrained(load_base(case), written).eval()
+def peft_rows(case, adapter, samples, tensors=None):
+    """Log-probabilities of all rows with an adapter's files in PEFT; with tensors, those of "after." in their place."""
+    model = PeftModel.from_pretrained(load_base(case), adapter).eval()
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if tensors and "lora_" in n:
+                p.copy_(tensors["after." + n.replace(".default.weight", ".weight")])
+        return [torch.log_softmax(sdpo_torch.row_logits(model, s["prompt"], s["response"]), -1) for s in samples]
+
+
+def compare_in_peft(name, case, folder, job, expected, bound):
+    """The files we wrote, loaded by PEFT, give what they give with us, and what PEFT's own steps made of its files."""
     with open(os.path.join(folder, "after.json"), encoding="utf-8") as f:
         ours = json.load(f)
-    worst, moved = 0.0, 0.0
-    for i, s in enumerate(job["samples"]):
-        with torch.no_grad():
-            wanted = torch.log_softmax(sdpo_torch.row_logits(model, s["prompt"], s["response"]), -1)
-        worst = max(worst, score_error(ours[i], wanted, s["response"]))
-        moved = max(moved, (wanted - before[f"logprobs.{i}"]).abs().max().item())
-    check(f"{name}: log-probabilities of our files in PEFT, where the steps moved them by {moved:.1e}",
-          worst if moved > 100 * bound else float("inf"), bound)
+    got = peft_rows(case, os.path.join(folder, f"step{job['steps']}"), job["samples"])
+    worst = max(score_error(ours[i], got[i], s["response"]) for i, s in enumerate(job["samples"]))
+    check(f"{name}: log-probabilities of our files in PEFT and with us", worst, bound)
+    theirs = peft_rows(case, os.path.join(case, "adapter"), job["samples"], expected)
+    worst = max((x - y).abs().max().item() for x, y in zip(got, theirs, strict=True))
+    moved = max((x - expected[f"logprobs.{i}"]).abs().max().item() for i, x in enumerate(theirs))
+    check(f"{name}: log-probabilities of our files in PEFT and of its own, which the steps moved by {moved:.1e}",
+          worst if moved > 100 * bound else float("inf"), 10 * bound)
 
 
 def compare_case(case, folder):
