@@ -86,5 +86,5 @@ export CLAAS_PLUGIN_PATH
 make -C "$build" -s drive tok_dump
 tiny_models
 [ -z "${2:-}" ] || real_model "$2"
-echo "# $failures comparisons failed"
+echo "# scripts that found differences: $failures"
 [ $failures = 0 ]
