@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The blocked product on tile registers. As in product.c: A is packed once for all threads, each task makes some panels
  * of B and sweeps all rows of A past them, so that a panel of B stays in the first-level cache and A in the second; narrow
- * and shallow results are cut along the rows instead. */
+ * and shallow results are cut along the rows instead. Every element of C is summed over the depth in the same pieces,
+ * whatever the cut. */
 #include "config.h"
 
 #include "kernels/cpu/product.h"
@@ -124,16 +125,20 @@ static void columns_task(void *context, size_t thread, size_t task)
     c->k->tiles->end();
 }
 
-/* One strip of A against all of B. */
+/* One strip of A against all of B; sums are cut along the depth as in columns_task. */
 static void strip_task(void *context, size_t thread, size_t strip)
 {
     struct chunk *c = context;
     float *spare = c->k->own[thread].data;
     float *a = spare + TILES_BLOCK;
+    size_t stay = stay_depth(c->depth) / TILES_SIDE;
     pack_strip(c, strip, spare, a);
     c->k->tiles->begin();
     for (size_t j = 0; j < c->panels; j++) {
-        multiply(c, strip, j, c->blocks, a, c->b + j * c->blocks * TILES_BLOCK, c->accumulate);
+        for (size_t d = 0; d < c->blocks; d += stay) {
+            multiply(c, strip, j, min_size(stay, c->blocks - d), a + d * TILES_BLOCK,
+                     c->b + (j * c->blocks + d) * TILES_BLOCK, c->accumulate || d > 0);
+        }
     }
     c->k->tiles->end();
 }

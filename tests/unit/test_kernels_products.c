@@ -379,32 +379,43 @@ START_TEST(test_weight_refused)
 }
 END_TEST
 
-/* The same bytes twice, and with other numbers of threads. */
+/* The same bytes twice, and with other numbers of threads; the narrow product is cut another way by many threads. */
 START_TEST(test_same_bytes)
 {
-    enum { M = 61, OUT = 331, IN = 416 };
+    enum { M = 61, OUT = 331, IN = 416, TALL = 143, NARROW = 81, DEEP = 889 };
     float *first = NULL;
+    float *first_narrow = NULL;
     for (size_t round = 0; round < 4; round++) {
         static const size_t threads[] = { 2, 2, 1, 5 };
-        device_open(2, threads[round]);
+        device_open(_i, threads[round]);
         buffers_made = 1;
         struct matrix w = matrix_make(KERNELS_Q4_1, OUT, IN, 1, 0);
         float *all = calloc(M * (OUT + 2 * IN), sizeof *all);
+        float *narrow = calloc(TALL * NARROW, sizeof *narrow);
+        struct buffer a = buffer_random(TALL, DEEP, DEEP);
+        struct buffer b = buffer_random(DEEP, NARROW, NARROW);
         struct buffer x = buffer_random(M, IN, IN);
         ck_ok(kernels_linear(k, w.w, M, x.x, IN, all, OUT, 0, &err), err);
         ck_ok(kernels_linear_backward(k, w.w, M, all, OUT, all + M * OUT, IN, 0, &err), err);
         ck_ok(kernels_gemm(k, 0, 0, M, 16, OUT, 1, all, OUT, x.x, 16, all + M * (OUT + IN), 16, 0, &err), err);
+        ck_ok(kernels_gemm(k, 0, 0, TALL, NARROW, DEEP, 1, a.x, DEEP, b.x, NARROW, narrow, NARROW, 0, &err), err);
         if (first) {
             ck_assert_mem_eq(first, all, M * (OUT + 2 * IN) * sizeof *all);
+            ck_assert_mem_eq(first_narrow, narrow, TALL * NARROW * sizeof *narrow);
             free(all);
+            free(narrow);
         } else {
             first = all;
+            first_narrow = narrow;
         }
+        buffer_free(&a);
+        buffer_free(&b);
         buffer_free(&x);
         matrix_free(&w);
         device_close();
     }
     free(first);
+    free(first_narrow);
 }
 END_TEST
 
@@ -420,7 +431,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, test_combine, 0, ISAS);
     tcase_add_loop_test(t, test_gemm, 0, ISAS);
     tcase_add_test(t, test_weight_refused);
-    tcase_add_test(t, test_same_bytes);
+    tcase_add_loop_test(t, test_same_bytes, 0, ISAS);
     suite_add_tcase(s, t);
     return s;
 }
