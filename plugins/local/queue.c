@@ -31,10 +31,20 @@ static int late(const struct queue_job *job)
     return job->call && job->call->left_ms && job->call->left_ms(job->call) == 0;
 }
 
+/* The conditions go by the clock that nobody sets. */
+static void condition_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr); /* these cannot fail on Linux */
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(cond, &attr);
+    (void)pthread_condattr_destroy(&attr);
+}
+
 static void wait_a_second(pthread_cond_t *cond, pthread_mutex_t *lock)
 {
     struct timespec until;
-    (void)clock_gettime(CLOCK_REALTIME, &until); /* cannot fail for this clock */
+    (void)clock_gettime(CLOCK_MONOTONIC, &until); /* cannot fail for this clock */
     until.tv_sec++;
     (void)pthread_cond_timedwait(cond, lock, &until); /* timeout or not: the caller looks again */
 }
@@ -96,8 +106,8 @@ int queue_new(size_t threads, size_t most, struct queue **out, struct claas_erro
     q->last = &q->first;
     q->most = most;
     pthread_mutex_init(&q->lock, NULL); /* these cannot fail with default attributes on Linux */
-    pthread_cond_init(&q->work, NULL);
-    pthread_cond_init(&q->idle, NULL);
+    condition_init(&q->work);
+    condition_init(&q->idle);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (q->n_threads < threads && pthread_create(&q->threads[q->n_threads], NULL, queue_thread, q) == 0) {
@@ -130,12 +140,19 @@ void queue_free(struct queue *q)
     free(q);
 }
 
+/* How many jobs are taken at once, under the lock. */
+static size_t idle_threads(const struct queue *q)
+{
+    return q->pauses ? 0 : q->n_threads - q->running;
+}
+
 int queue_add(struct queue *q, struct queue_job *job, struct claas_error *err)
 {
     int rc = 0;
     pthread_mutex_lock(&q->lock);
-    if (q->waiting >= q->most) {
-        rc = err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot answer now: %zu requests are waiting already", q->waiting);
+    if (q->waiting >= q->most + idle_threads(q)) {
+        rc = err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot answer now: %zu requests are being answered, %zu are waiting",
+                     q->running, q->waiting);
     } else {
         job->next = NULL;
         *q->last = job;

@@ -17,7 +17,7 @@ struct queue_job {
     void (*give_up)(struct queue_job *job);            /* its call had no time left before it began; frees the job */
 };
 
-/* Starts `threads` threads, with all signals blocked; at most `most` jobs wait. */
+/* Starts `threads` threads, with all signals blocked; at most `most` jobs wait beyond those that a thread is free for. */
 int queue_new(size_t threads, size_t most, struct queue **out, struct claas_error *err);
 /* Waits for all jobs; null is fine. */
 void queue_free(struct queue *q);

@@ -179,6 +179,21 @@ START_TEST(as_many_at_once_as_threads)
 }
 END_TEST
 
+/* Nobody may wait: what a thread is free for is answered all the same, also when it comes faster than threads wake. */
+START_TEST(nobody_waits)
+{
+    struct claas_error err = ERR_INIT;
+    start(2, 0);
+    add(0);
+    add(1);
+    expect(started, 2);
+    ck_failed(queue_add(queue, work(2), &err), CLAAS_ERR_EXHAUSTED, err);
+    open_gate();
+    expect(finished, 2);
+    end();
+}
+END_TEST
+
 START_TEST(too_many_waiting)
 {
     struct claas_error err = ERR_INIT;
@@ -478,6 +493,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, first_come_first_served);
     tcase_add_test(t, as_many_at_once_as_threads);
+    tcase_add_test(t, nobody_waits);
     tcase_add_test(t, too_many_waiting);
     tcase_add_test(t, late_jobs_do_not_begin);
     tcase_add_loop_test(t, tending_gives_up_the_late_ones, 0, 16);
