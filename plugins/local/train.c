@@ -12,62 +12,42 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* What the frozen model said about a sample, kept for later steps on the same sample with the same settings. */
-struct lesson {
-    const struct claas_sample *sample;
-    size_t top_k;
-    int with_base;
-    struct objective_teacher teacher;
-};
-
 struct training {
     const struct model *m;
     const struct claas_train *train;
     struct lora *lora;
     struct optim *moments;
     float *grad; /* device, [lora->n] */
-    struct lesson *lessons;
+    struct objective_teacher *lessons; /* of the first n_lessons samples of the step; there is room for those of any */
     size_t n_lessons;
     struct pulse pulse;
 };
 
-/* ---- what the frozen model says, once per sample ---- */
+/* ---- what the frozen model says, once for a step that is repeated ---- */
 
-static int with_base(const struct train_settings *s)
+/* The very step that came before it: same samples, same settings. */
+static int step_again(const struct claas_train *train, uint32_t i)
 {
-    return s->sdpo.kl_reg_weight > 0 || s->report_kl_reg;
+    return i > 0 && i < train->n_steps && train->steps[i] == train->steps[i - 1];
 }
 
-static struct lesson *lesson_find(const struct training *t, const struct train_settings *s,
-                                  const struct claas_sample *sample)
+static int lesson_get(struct training *t, const struct train_settings *s, const struct claas_step *step, uint32_t j,
+                      struct claas_error *err)
 {
-    for (size_t i = 0; i < t->n_lessons; i++) {
-        struct lesson *lesson = &t->lessons[i];
-        if (lesson->sample == sample && lesson->top_k == s->teacher_top_k && lesson->with_base == with_base(s)) {
-            return lesson;
-        }
+    if (j < t->n_lessons) {
+        return 0;
     }
-    return NULL;
+    int rc = objective_teach(t->m, s, step->samples[j], &t->pulse, &t->lessons[j], err);
+    t->n_lessons += rc == 0;
+    return rc;
 }
 
-/* t->lessons has room for every sample of every step. */
-static int lesson_get(struct training *t, const struct train_settings *s, const struct claas_sample *sample,
-                      const struct objective_teacher **out, struct claas_error *err)
+static void lessons_clear(struct training *t)
 {
-    struct lesson *lesson = lesson_find(t, s, sample);
-    if (!lesson) {
-        lesson = &t->lessons[t->n_lessons];
-        int rc = objective_teach(t->m, s, sample, &t->pulse, &lesson->teacher, err);
-        if (rc) {
-            return rc;
-        }
-        lesson->sample = sample;
-        lesson->top_k = s->teacher_top_k;
-        lesson->with_base = with_base(s);
-        t->n_lessons++;
+    for (size_t j = 0; j < t->n_lessons; j++) {
+        objective_teacher_clear(&t->lessons[j]);
     }
-    *out = &lesson->teacher;
-    return 0;
+    t->n_lessons = 0;
 }
 
 /* ---- one step ---- */
@@ -112,9 +92,11 @@ static int weigh(const struct claas_step *step, double *out, struct claas_error 
 }
 
 /* weights: sum of the samples' weights. */
-static int step_samples(struct training *t, const struct claas_step *step, const struct train_settings *settings,
-                        double weights, struct train_metrics *metrics, struct claas_error *err)
+static int step_samples(struct training *t, uint32_t number, const struct train_settings *settings, double weights,
+                        struct train_metrics *metrics, struct claas_error *err)
 {
+    const struct claas_step *step = t->train->steps[number];
+    int keep = step_again(t->train, number + 1);
     struct step_means means = { 0 };
     int rc = kernels_zero(t->m->kernels, t->grad, t->lora->n * sizeof *t->grad, err);
     for (uint32_t i = 0; i < step->n_samples && !rc; i++) {
@@ -122,10 +104,13 @@ static int step_samples(struct training *t, const struct claas_step *step, const
         int summed = objective_kind(sample->objective) == OBJECTIVE_IMPORTANCE_SAMPLING;
         double weight = (double)sample->weight;
         double scale = summed ? weight : weight / weights;
-        const struct objective_teacher *teacher = NULL;
         struct sdpo_metrics value;
-        rc = lesson_get(t, settings, sample, &teacher, err);
-        rc = rc ? rc : objective_learn(t->m, t->lora, settings, sample, teacher, scale, &t->pulse, t->grad, &value, err);
+        rc = lesson_get(t, settings, step, i, err);
+        rc = rc ? rc
+                : objective_learn(t->m, t->lora, settings, sample, &t->lessons[i], scale, &t->pulse, t->grad, &value, err);
+        if (!keep) {
+            objective_teacher_clear(&t->lessons[i]);
+        }
         if (!rc) {
             metrics->total_loss += scale * value.loss;
             metrics->tokens_processed += sample->n_response;
@@ -178,8 +163,11 @@ static int step_run(struct training *t, uint32_t i, struct train_metrics *metric
     if (rc) {
         return rc;
     }
+    if (!step_again(t->train, i)) {
+        lessons_clear(t);
+    }
     kernels_turn_begin(t->m->kernels, KERNELS_TRAIN);
-    rc = step_samples(t, step, &settings, weights, metrics, err);
+    rc = step_samples(t, i, &settings, weights, metrics, err);
     rc = rc ? rc : step_update(t, &settings, metrics, err);
     kernels_turn_end(t->m->kernels);
     return refused(rc, err);
@@ -187,19 +175,21 @@ static int step_run(struct training *t, uint32_t i, struct train_metrics *metric
 
 /* ---- the run ---- */
 
-static int training_beats(struct training *t, struct claas_error *err)
+/* What cannot be is refused before any work, which is counted on the way. */
+static int training_plan(struct training *t, struct claas_error *err)
 {
     for (uint32_t i = 0; i < t->train->n_steps; i++) {
         const struct claas_step *step = t->train->steps[i];
         struct train_settings settings;
+        double weights;
         int rc = train_settings_read(step->settings, &settings, err);
+        rc = rc ? rc : weigh(step, &weights, err);
         if (rc) {
             return rc;
         }
         for (uint32_t j = 0; j < step->n_samples; j++) {
-            int again = i > 0 && step == t->train->steps[i - 1]; /* the usual repetition; an estimate otherwise */
             t->pulse.total += objective_learn_beats(t->m);
-            t->pulse.total += again ? 0 : objective_teach_beats(t->m, &settings, step->samples[j]);
+            t->pulse.total += step_again(t->train, i) ? 0 : objective_teach_beats(t->m, &settings, step->samples[j]);
         }
     }
     return 0;
@@ -212,9 +202,10 @@ static int training_open(struct training *t, const struct lora *from, const stru
     size_t samples = 0;
     void *grad = NULL;
     for (uint32_t i = 0; i < t->train->n_steps; i++) {
-        samples += t->train->steps[i]->n_samples;
+        size_t n = t->train->steps[i]->n_samples;
+        samples = n > samples ? n : samples;
     }
-    int rc = training_beats(t, err);
+    int rc = training_plan(t, err);
     t->lessons = mem_array(samples, sizeof *t->lessons);
     if (!rc && !t->lessons) {
         rc = err_oom(err, "training");
@@ -230,9 +221,7 @@ static int training_open(struct training *t, const struct lora *from, const stru
 
 static void training_close(struct training *t)
 {
-    for (size_t i = 0; i < t->n_lessons; i++) {
-        objective_teacher_clear(&t->lessons[i].teacher);
-    }
+    lessons_clear(t);
     free(t->lessons);
     kernels_free(t->m->kernels, t->grad);
     lora_free(t->lora);

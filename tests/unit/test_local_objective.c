@@ -245,7 +245,8 @@ START_TEST(test_weights)
 }
 END_TEST
 
-/* Two runs of two steps give the same bytes; the second step starts where the first ended; what was given is untouched. */
+/* Two runs of two steps give the same bytes, also when the second step is told apart; it starts where the first ended;
+ * what was given is untouched. */
 START_TEST(test_repeat)
 {
     struct course c;
@@ -255,8 +256,10 @@ START_TEST(test_repeat)
     course_open(&c, HARD, SAMPLING, 1, 2);
     struct lora *before = NULL;
     ck_ok(lora_clone(c.s.lora, &before, &err), err);
+    const struct claas_step same = c.step;
     c.values[0].d = 1e-2; /* learning_rate */
     for (int i = 0; i < 2; i++) {
+        c.steps[1] = i ? &same : &c.step;
         ck_ok(course_run(&c, NULL, &lora[i], &moments[i], metrics), err);
     }
     ck_assert_mem_eq(lora[0]->flat, lora[1]->flat, lora[0]->n * sizeof *lora[0]->flat);
@@ -273,17 +276,26 @@ START_TEST(test_repeat)
 }
 END_TEST
 
-/* A loss that is not finite, no weight at all, alpha 0, a call called off: nothing is handed out. */
+/* A loss that is not finite, no weight at all, alpha 0, a call called off: nothing is handed out. What cannot be is
+ * refused before any work, also in a later step. */
 START_TEST(test_refusals)
 {
-    static const int codes[] = { CLAAS_ERR_INTERNAL, CLAAS_ERR_INVALID, CLAAS_ERR_INVALID, CLAAS_ERR_CANCELLED };
-    static const char *const words[] = { "finite", "weight", "alpha", "stopped" };
+    static const int codes[] = { CLAAS_ERR_INTERNAL, CLAAS_ERR_INVALID, CLAAS_ERR_INVALID, CLAAS_ERR_CANCELLED,
+                                 CLAAS_ERR_INVALID };
+    static const char *const words[] = { "finite", "weight", "alpha", "stopped", "weight" };
     struct course c;
     struct lora *lora;
     struct optim *moments;
     struct train_metrics metrics[2];
-    struct timed_call call = timed(_i == 3 ? 2 : 1 << 20);
-    course_open(&c, HARD, SAMPLING, 2, 1);
+    struct timed_call call = timed(_i >= 3 ? 2 : 1 << 20);
+    course_open(&c, HARD, SAMPLING, 2, _i == 4 ? 2 : 1);
+    struct claas_sample idle = c.lessons[0].sample;
+    const struct claas_sample *const idles[] = { &idle };
+    struct claas_step idle_step = c.step;
+    idle.weight = 0;
+    idle_step.n_samples = 1;
+    idle_step.samples = idles;
+    c.steps[1] = &idle_step;
     if (_i == 0) {
         c.lessons[1].advantages[0] = INFINITY;
     } else if (_i == 1) {
@@ -308,7 +320,7 @@ int main(void)
     tcase_add_loop_test(t, test_gradient, 0, ISAS * CASES * 2);
     tcase_add_loop_test(t, test_weights, 0, 2);
     tcase_add_test(t, test_repeat);
-    tcase_add_loop_test(t, test_refusals, 0, 4);
+    tcase_add_loop_test(t, test_refusals, 0, 5);
     suite_add_tcase(s, t);
     return test_main(s);
 }
