@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Products on the processor's tile registers (AMX). They multiply bfloat16 and add in float32; here each float32 operand is
- * split into two bfloat16 parts, x = hi + lo, and hi hi + hi lo + lo hi is summed: what is left out is below 2^-16 of a
- * product, five times as fast as float32 vectors. Blocks are 32 x 32: rows of A or columns of B by depth, both parts. */
+ * split into two bfloat16 parts, x = hi + lo, and hi hi + hi lo + lo hi is summed: that leaves out less than 3 * 2^-16 of
+ * a product, and is five times as fast as float32 vectors. Blocks are 32 x 32: rows of A or columns of B by depth, both
+ * parts. */
 #ifndef KERNELS_CPU_TILES_H
 #define KERNELS_CPU_TILES_H
 
