@@ -11,7 +11,9 @@
 #include "base/err.h"
 #include "base/mem.h"
 
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { PREFILL_CHUNK = 128 }; /* tokens in one serving turn: others wait no longer than that */
 
@@ -155,8 +157,7 @@ int decode_top(const struct decode *d, size_t n, int32_t *ids, float *logprobs, 
     return rc;
 }
 
-int decode_score(const struct model *m, const struct lora *lora, const struct decode_score *job,
-                 const struct claas_call *call, struct claas_error *err)
+static int score_check(const struct model *m, const struct decode_score *job, struct claas_error *err)
 {
     if (job->n_prompt == 0 || job->n_response == 0) {
         return err_set(err, CLAAS_ERR_INVALID, job->n_prompt == 0 ? "prompt" : "response",
@@ -172,22 +173,50 @@ int decode_score(const struct model *m, const struct lora *lora, const struct de
                        m->geometry.vocab);
     }
     int rc = score_check_ids(m, job->prompt, job->n_prompt, "prompt", err);
-    if (rc == 0) {
-        rc = score_check_ids(m, job->response, job->n_response, "response", err);
+    return rc != 0 ? rc : score_check_ids(m, job->response, job->n_response, "response", err);
+}
+
+/* Rounding may lift a certain token above 0; what is not a number comes from a model or adapter that is broken. */
+static int score_finish(float *logprobs, size_t n, struct claas_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!isfinite(logprobs[i])) {
+            return err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot score: a log-probability is %g", (double)logprobs[i]);
+        }
+        logprobs[i] = logprobs[i] < 0 ? logprobs[i] : 0;
     }
+    return 0;
+}
+
+/* The caller's arrays are written at the end only: a failure leaves them as they were. */
+int decode_score(const struct model *m, const struct lora *lora, const struct decode_score *job,
+                 const struct claas_call *call, struct claas_error *err)
+{
+    int rc = score_check(m, job, err);
     if (rc != 0) {
         return rc;
     }
     struct score score = { .lora = lora, .job = *job, .chunk = PREFILL_CHUNK, .serve = 1 };
     struct pulse pulse = { .kernels = m->kernels, .call = call, .what = "scoring" };
     struct forward_cache cache = { .model = m };
-    rc = score_run(m, &score, &cache, &pulse, err);
+    size_t n = job->logprobs ? job->n_response : 0;
+    size_t cells = job->n_response * job->n_top;
+    float *logprobs = mem_array(n + cells, sizeof *logprobs);
+    int32_t *ids = mem_array(cells, sizeof *ids);
+    score.job.logprobs = n ? logprobs : NULL;
+    score.job.top_ids = ids;
+    score.job.top_logprobs = logprobs + n;
+    rc = logprobs && ids ? score_run(m, &score, &cache, &pulse, err) : err_oom(err, "scoring a response");
     forward_cache_free(&cache);
-    for (size_t i = 0; i < job->n_response && rc == 0 && job->logprobs; i++) {
-        job->logprobs[i] = job->logprobs[i] < 0 ? job->logprobs[i] : 0;
+    rc = rc != 0 ? rc : score_finish(logprobs, n + cells, err);
+    if (rc == 0 && n) {
+        memcpy(job->logprobs, logprobs, n * sizeof *logprobs);
     }
-    for (size_t i = 0; i < job->n_response * job->n_top && rc == 0; i++) {
-        job->top_logprobs[i] = job->top_logprobs[i] < 0 ? job->top_logprobs[i] : 0;
+    if (rc == 0 && cells) {
+        memcpy(job->top_ids, ids, cells * sizeof *ids);
+        memcpy(job->top_logprobs, logprobs + n, cells * sizeof *logprobs);
     }
+    free(logprobs);
+    free(ids);
     return rc;
 }

@@ -151,9 +151,34 @@ START_TEST(test_score_refused)
     scored = scored_make(&s, 34, 30, 2);
     struct timed_call t = timed(1);
     err = ERR_INIT;
+    for (size_t i = 0; i < 30; i++) {
+        scored.job.logprobs[i] = 7;
+    }
     ck_failed(decode_score(s.model, NULL, &scored.job, &t.call, &err), CLAAS_ERR_CANCELLED, err);
+    for (size_t i = 0; i < 30; i++) {
+        ck_assert(scored.job.logprobs[i] == 7 && scored.job.top_ids[2 * i] == 0);
+    }
     ck_ok(decode_score(s.model, NULL, &scored.job, NULL, &err), err);
     scored_check(&s, &scored);
+    scored_free(&scored);
+    subject_free(&s);
+    device_close();
+}
+END_TEST
+
+/* An adapter that is broken: no score at all, rather than that of a certain token. Nothing is told. */
+START_TEST(test_score_not_finite)
+{
+    device_open(2, 1);
+    struct oracle_spec spec = spec_odd();
+    struct subject s = subject_make(&spec, LORA_ALL, 3);
+    struct scored scored = scored_make(&s, 4, 5, 2);
+    s.lora->flat[s.lora->n - 1] = (float)NAN;
+    err = ERR_INIT;
+    ck_failed(decode_score(s.model, s.lora, &scored.job, NULL, &err), CLAAS_ERR_INTERNAL, err);
+    for (size_t i = 0; i < 5; i++) {
+        ck_assert(scored.job.logprobs[i] == 0 && scored.job.top_logprobs[2 * i] == 0);
+    }
     scored_free(&scored);
     subject_free(&s);
     device_close();
@@ -267,6 +292,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, test_score, 0, ISAS * SPECS);
     tcase_add_loop_test(t, test_score_chunks, 0, ISAS);
     tcase_add_test(t, test_score_refused);
+    tcase_add_test(t, test_score_not_finite);
     suite_add_tcase(s, t);
     t = tcase_create("head");
     tcase_set_timeout(t, 60);
