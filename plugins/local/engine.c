@@ -15,6 +15,7 @@
 #include "base/mem.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,7 +57,12 @@ static int write_files(struct instance *self, const struct warm_adapter *a, stru
 {
     struct writing w = { .adapter = a, .out = out, .err = ERR_INIT };
     pthread_t thread;
+    sigset_t all;
+    sigset_t before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_BLOCK, &all, &before); /* signals stay the host's matter */
     int beside = a->moments && pthread_create(&thread, NULL, write_moments, &w) == 0;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     int rc = peft_write(a->lora, self->name, out, err);
     if (beside) {
         pthread_join(thread, NULL);

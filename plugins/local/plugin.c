@@ -128,7 +128,7 @@ static void open_template(struct instance *self, const char *name)
     if (chat_template_choose(name, self->file->chat_template, &self->chat, &self->chat_error)) {
         self->chat = NULL;
         if (self->host->log) {
-            self->host->log(self->host, 1, self->chat_error.message);
+            self->host->log(self->host, CLAAS_LOG_WARNING, self->chat_error.message);
         }
     }
 }
