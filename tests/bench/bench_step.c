@@ -125,6 +125,9 @@ int main(int argc, char **argv)
     sample.prompt = prompt;
     sample.response = response;
     sample.teacher = teacher;
+    if (!prompt || !response || !teacher || !logprobs) {
+        check(err_oom(&err, "a sample"));
+    }
     sample.logprobs = logprobs;
     const struct decode_score score = { .prompt = prompt, .n_prompt = sample.n_prompt, .response = response,
                                         .n_response = sample.n_response, .logprobs = logprobs };
