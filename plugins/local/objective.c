@@ -209,12 +209,16 @@ static void row_soft_targets(struct learning *l, size_t row, size_t i)
     size_t n = l->teacher->n;
     const float *q = l->teacher->logprobs + row * n;
     double weight = l->scale / (double)l->live;
+    double top = (double)q[0]; /* rows need not be sorted */
     double sum = 0;
-    for (size_t j = 0; j < n; j++) {
-        sum += exp((double)q[j] - (double)q[0]);
+    for (size_t j = 1; j < n; j++) {
+        top = fmax(top, (double)q[j]);
     }
     for (size_t j = 0; j < n; j++) {
-        double share = exp((double)q[j] - (double)q[0]) / sum;
+        sum += exp((double)q[j] - top);
+    }
+    for (size_t j = 0; j < n; j++) {
+        double share = exp((double)q[j] - top) / sum;
         l->loss += share * ((double)l->lse[i] - (double)l->logits[i * n + j]);
         l->coef[i * n + j] = (float)(weight * ((j == 0 ? 1 : 0) - share));
     }
