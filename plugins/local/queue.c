@@ -14,21 +14,23 @@
 struct queue {
     pthread_mutex_t lock; /* all below */
     pthread_cond_t work;  /* a job came, a pause ended, the end */
-    pthread_cond_t idle;  /* a job ended */
+    pthread_cond_t idle;  /* a job ended, a guest left */
     struct queue_job *first;
     struct queue_job **last;
     size_t waiting;
     size_t most;
     size_t running;
-    size_t pauses; /* how many asked for the pause and did not give up */
+    size_t guests;  /* what else a pause waits for: work of other threads, and jobs being given up */
+    size_t pauses;  /* how many asked for the pause and did not give up */
+    size_t resumes; /* so far */
     int ending;
     size_t n_threads;
     pthread_t threads[];
 };
 
-static int late(const struct queue_job *job)
+static int out_of_time(const struct claas_call *call)
 {
-    return job->call && job->call->left_ms && job->call->left_ms(job->call) == 0;
+    return call && call->left_ms && call->left_ms(call) == 0;
 }
 
 /* The conditions go by the clock that nobody sets. */
@@ -61,6 +63,13 @@ static struct queue_job *pop(struct queue *q)
     return job;
 }
 
+/* One guest less, under the lock. */
+static void leave(struct queue *q)
+{
+    q->guests--;
+    pthread_cond_broadcast(&q->idle);
+}
+
 static void *queue_thread(void *ctx)
 {
     struct queue *q = ctx;
@@ -70,7 +79,7 @@ static void *queue_thread(void *ctx)
             struct queue_job *job = pop(q);
             q->running++;
             pthread_mutex_unlock(&q->lock);
-            if (late(job)) {
+            if (out_of_time(job->call)) {
                 job->give_up(job);
             } else {
                 job->run(job);
@@ -81,9 +90,11 @@ static void *queue_thread(void *ctx)
         } else if (q->ending) {
             break;
         } else if (q->first) {
+            q->guests++;
             pthread_mutex_unlock(&q->lock);
             queue_tend(q);
             pthread_mutex_lock(&q->lock);
+            leave(q);
             if (q->first && q->pauses && !q->ending) {
                 wait_a_second(&q->work, &q->lock);
             }
@@ -171,7 +182,7 @@ void queue_tend(struct queue *q)
     struct queue_job **at = &q->first;
     while (*at) {
         struct queue_job *job = *at;
-        if (late(job)) {
+        if (out_of_time(job->call)) {
             *at = job->next;
             job->next = dead;
             dead = job;
@@ -193,13 +204,14 @@ int queue_pause(struct queue *q, const struct claas_call *call, struct claas_err
 {
     int rc = 0;
     pthread_mutex_lock(&q->lock);
+    size_t resumes = q->resumes;
     q->pauses++;
-    while (q->running && !rc) {
+    while (q->running + q->guests > 0 && !rc) {
         wait_a_second(&q->idle, &q->lock);
-        if (q->running && call && call->left_ms && call->left_ms(call) == 0) {
-            rc = err_set(err, CLAAS_ERR_CANCELLED, NULL, "pausing was cancelled while %zu answers were being written",
-                         q->running);
-            q->pauses -= q->pauses > 0; /* 0: resumed meanwhile */
+        if (q->running + q->guests > 0 && out_of_time(call)) {
+            rc = err_set(err, CLAAS_ERR_CANCELLED, NULL, "pausing was cancelled while %zu requests were being answered",
+                         q->running + q->guests);
+            q->pauses -= resumes == q->resumes; /* else a resume has ended this pause, and later ones are others' */
             pthread_cond_broadcast(&q->work);
         }
     }
@@ -211,7 +223,31 @@ void queue_resume(struct queue *q)
 {
     pthread_mutex_lock(&q->lock);
     q->pauses = 0;
+    q->resumes++;
     pthread_cond_broadcast(&q->work);
+    pthread_mutex_unlock(&q->lock);
+}
+
+int queue_enter(struct queue *q, const struct claas_call *call, struct claas_error *err)
+{
+    int rc = 0;
+    pthread_mutex_lock(&q->lock);
+    while (q->pauses > 0 && !rc) {
+        if (out_of_time(call)) {
+            rc = err_set(err, CLAAS_ERR_CANCELLED, NULL, "the request was cancelled while answering was paused");
+        } else {
+            wait_a_second(&q->work, &q->lock);
+        }
+    }
+    q->guests += rc == 0;
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
+void queue_leave(struct queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    leave(q);
     pthread_mutex_unlock(&q->lock);
 }
 

@@ -28,10 +28,15 @@ int queue_add(struct queue *q, struct queue_job *job, struct claas_error *err);
 /* Gives up waiting jobs whose time has run out: for threads that work on something long, about once a second. */
 void queue_tend(struct queue *q);
 
-/* Returns when no job is in progress; none begins until queue_resume, which ends all pauses. CANCELLED when the call has
- * no time left: then nothing is paused, but for others who asked. */
+/* Returns when no job is in progress and no guest is here; none begins until queue_resume, which ends all pauses. CANCELLED
+ * when the call has no time left: then nothing is paused, but for others who asked. */
 int queue_pause(struct queue *q, const struct claas_call *call, struct claas_error *err);
 void queue_resume(struct queue *q);
+
+/* Around work of the caller's own thread that a pause must wait for. Entering waits while there is a pause; CANCELLED when
+ * the call has no time left: then there is nothing to leave. */
+int queue_enter(struct queue *q, const struct claas_call *call, struct claas_error *err);
+void queue_leave(struct queue *q);
 
 size_t queue_running(struct queue *q);
 size_t queue_waiting(struct queue *q);

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { WORKS = 8, HELPER = 6 }; /* the helper thread has the call of this one */
+enum { WORKS = 8, SECOND = 5, HELPER = 6 }; /* the helper threads have the calls of these two */
 
 struct work {
     struct queue_job job; /* first: what the queue hands back */
@@ -28,7 +28,7 @@ static int started;
 static int finished;
 static int given_up;
 static int done;  /* of a helper thread */
-static int asked; /* how often the helper's call was looked at: its pause has begun */
+static int asked[WORKS]; /* how often a call was looked at; a helper's: its pause has begun */
 static char order[64]; /* names as they began; those given up in lower case */
 
 static struct work works[WORKS];
@@ -65,11 +65,9 @@ static void work_give_up(struct queue_job *job)
 static uint32_t work_left(const struct claas_call *call)
 {
     const struct work *w = (const struct work *)((const char *)call - offsetof(struct work, call));
-    if (w == &works[HELPER]) {
-        pthread_mutex_lock(&lock);
-        note(&asked);
-        pthread_mutex_unlock(&lock);
-    }
+    pthread_mutex_lock(&lock);
+    note(&asked[w - works]);
+    pthread_mutex_unlock(&lock);
     return atomic_load(&w->left_ms);
 }
 
@@ -276,21 +274,21 @@ END_TEST
 static void *pauser(void *ctx)
 {
     struct claas_error err = ERR_INIT;
-    (void)ctx;
-    int rc = queue_pause(queue, &works[HELPER].call, &err);
+    const struct work *w = ctx;
+    int rc = queue_pause(queue, &w->call, &err);
     pthread_mutex_lock(&lock);
     note(&done);
     pthread_mutex_unlock(&lock);
     return rc ? queue : NULL; /* anything: it failed */
 }
 
-/* Returns once its pause has begun; somebody must be in progress. */
-static pthread_t pauser_start(void)
+/* Returns once the pause with the call of work i has begun; somebody must be in progress. */
+static pthread_t pauser_start(int i)
 {
     pthread_t thread;
-    (void)work(HELPER);
-    ck_assert_int_eq(pthread_create(&thread, NULL, pauser, NULL), 0);
-    expect(asked, 1);
+    (void)work(i);
+    ck_assert_int_eq(pthread_create(&thread, NULL, pauser, &works[i]), 0);
+    expect(asked[i], 1);
     ck_assert_int_eq(done, 0);
     return thread;
 }
@@ -305,7 +303,7 @@ static void pauser_end(pthread_t thread)
 START_TEST(a_pause_waits_for_those_in_progress)
 {
     start_busy(2, 8);
-    pthread_t thread = pauser_start();
+    pthread_t thread = pauser_start(HELPER);
     add(1);
     ck_assert_int_eq(started, 1); /* though a thread is free: nothing begins any more */
     open_gate();
@@ -356,7 +354,7 @@ START_TEST(a_cancelled_pause_leaves_others)
     (void)work(7);
     atomic_store(&works[7].left_ms, 0);
     start_busy(2, 8);
-    pthread_t thread = pauser_start();
+    pthread_t thread = pauser_start(HELPER);
     ck_failed(queue_pause(queue, &works[7].call, &err), CLAAS_ERR_CANCELLED, err);
     add(1);
     expect_still(started, 1);
@@ -365,6 +363,54 @@ START_TEST(a_cancelled_pause_leaves_others)
     expect_still(started, 1);
     queue_resume(queue);
     expect(finished, 2);
+    end();
+}
+END_TEST
+
+/* The second pause is another one's: who gives up the first takes nothing back from it. */
+START_TEST(a_pause_called_off_after_a_resume)
+{
+    void *failed = NULL;
+    start_busy(2, 8);
+    pthread_t first = pauser_start(HELPER);
+    queue_resume(queue);
+    pthread_t second = pauser_start(SECOND);
+    add(1);
+    atomic_store(&works[HELPER].left_ms, 0);
+    ck_assert_int_eq(pthread_join(first, &failed), 0);
+    ck_assert_ptr_nonnull(failed);
+    expect_still(started, 1);
+    open_gate();
+    pauser_end(second);
+    expect_still(started, 1);
+    queue_resume(queue);
+    expect(finished, 2);
+    end();
+}
+END_TEST
+
+/* Work of other threads is waited for, and waits itself. */
+START_TEST(a_pause_waits_for_guests)
+{
+    struct claas_error err = ERR_INIT;
+    (void)work(7);
+    start(2, 8);
+    ck_ok(queue_enter(queue, NULL, &err), err);
+    ck_ok(queue_enter(queue, &works[7].call, &err), err);
+    pthread_t thread = pauser_start(HELPER);
+    add(0);
+    queue_leave(queue);
+    ck_assert(wait_for(&done, 1, 50));
+    queue_leave(queue);
+    pauser_end(thread);
+    expect_still(started, 0);
+    atomic_store(&works[7].left_ms, 0);
+    ck_failed(queue_enter(queue, &works[7].call, &err), CLAAS_ERR_CANCELLED, err);
+    queue_resume(queue);
+    ck_ok(queue_enter(queue, &works[7].call, &err), err);
+    queue_leave(queue);
+    open_gate();
+    expect(finished, 1);
     end();
 }
 END_TEST
@@ -502,6 +548,8 @@ static Suite *suite(void)
     tcase_add_test(t, pausing_again_is_fine);
     tcase_add_test(t, a_cancelled_pause_is_none);
     tcase_add_test(t, a_cancelled_pause_leaves_others);
+    tcase_add_test(t, a_pause_called_off_after_a_resume);
+    tcase_add_test(t, a_pause_waits_for_guests);
     tcase_add_test(t, the_end_waits_for_all_jobs);
     tcase_add_test(t, the_end_ends_a_pause);
     tcase_add_test(t, signals_go_elsewhere);
