@@ -141,8 +141,7 @@ static void rows_task(void *context, size_t thread, size_t task)
     }
 }
 
-/* Panels of one task: few enough that all threads have some, evenly. */
-static size_t group_size(size_t panels, size_t threads)
+size_t product_group(size_t panels, size_t threads)
 {
     size_t tasks = ceil_div(ceil_div(panels, PRODUCT_PANELS), threads) * threads;
     if (tasks < 3 * threads) {
@@ -169,7 +168,7 @@ static int run_chunk(struct chunk *c, struct claas_error *err)
         pool_run(k->pool, ceil_div(c->tiles, TILES), rows_task, c);
     } else {
         c->a = k->shared.data;
-        c->group = group_size(c->panels, k->threads);
+        c->group = product_group(c->panels, k->threads);
         pool_run(k->pool, ceil_div(c->tiles, TILES), pack_a_task, c);
         pool_run(k->pool, ceil_div(c->panels, c->group), columns_task, c);
     }
@@ -185,18 +184,10 @@ static void store_zeros(const struct product *p)
     }
 }
 
-int product_run(struct kernels *k, const struct product *p, struct claas_error *err)
+static int product_vectors(struct kernels *k, const struct product *p, struct claas_error *err)
 {
     int rc = 0;
-    int on_tiles = k->tiles && p->depth > 0 && p->n > 0;
-    kernels_turn_begin(k, KERNELS_SERVE);
-    if (p->depth == 0 && !p->accumulate) {
-        store_zeros(p);
-    }
-    if (on_tiles) {
-        rc = product_tiles(k, p, err);
-    }
-    for (size_t row = 0; rc == 0 && !on_tiles && p->n > 0 && row < p->m; row += ROWS) {
+    for (size_t row = 0; rc == 0 && row < p->m; row += ROWS) {
         for (size_t first = 0; rc == 0 && first < p->depth; first += DEEP) {
             struct chunk c = { .k = k,
                                .p = p,
@@ -209,6 +200,18 @@ int product_run(struct kernels *k, const struct product *p, struct claas_error *
                                .panels = ceil_div(p->n, TILE_N) };
             rc = run_chunk(&c, err);
         }
+    }
+    return rc;
+}
+
+int product_run(struct kernels *k, const struct product *p, struct claas_error *err)
+{
+    int rc = 0;
+    kernels_turn_begin(k, KERNELS_SERVE);
+    if (p->depth == 0 && !p->accumulate) {
+        store_zeros(p);
+    } else if (p->n > 0) {
+        rc = k->tiles ? product_tiles(k, p, err) : product_vectors(k, p, err);
     }
     kernels_turn_end(k);
     return rc;

@@ -33,7 +33,9 @@ struct product {
 
 int product_run(struct kernels *k, const struct product *p, struct claas_error *err);
 
-/* The same on tile registers: k->tiles is not null, depth and n are not 0. */
+/* The same on tile registers: k->tiles is not null, n is not 0; depth 0 adds nothing. */
 int product_tiles(struct kernels *k, const struct product *p, struct claas_error *err);
+/* Panels of one task: few enough that all threads have some, evenly. */
+size_t product_group(size_t panels, size_t threads);
 
 #endif

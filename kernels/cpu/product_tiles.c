@@ -143,13 +143,6 @@ static void strip_task(void *context, size_t thread, size_t strip)
     c->k->tiles->end();
 }
 
-/* Panels of one task: few enough that all threads have some, evenly. */
-static size_t group_size(size_t panels, size_t threads)
-{
-    size_t tasks = max_size(ceil_div(ceil_div(panels, PRODUCT_PANELS), threads) * threads, 3 * threads);
-    return max_size(1, ceil_div(panels, tasks));
-}
-
 static int run_chunk(struct chunk *c, struct claas_error *err)
 {
     struct kernels *k = c->k;
@@ -168,7 +161,7 @@ static int run_chunk(struct chunk *c, struct claas_error *err)
         pool_run(k->pool, c->strips, strip_task, c);
     } else {
         c->a = k->shared.data;
-        c->group = group_size(c->panels, k->threads);
+        c->group = product_group(c->panels, k->threads);
         pool_run(k->pool, c->strips, pack_strip_task, c);
         pool_run(k->pool, ceil_div(c->panels, c->group), columns_task, c);
     }

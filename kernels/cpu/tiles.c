@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The tile registers themselves: permission, shapes, packing and the inner loop. */
-#define _GNU_SOURCE
 #include "config.h"
 
 #include "kernels/cpu/tiles.h"

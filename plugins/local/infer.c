@@ -10,6 +10,7 @@
 #include "plugins/local/decode.h"
 #include "plugins/local/queue.h"
 #include "plugins/local/sample.h"
+#include "plugins/local/score.h"
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -107,7 +108,7 @@ static int set_stops(struct request *r, int ignore_ends, struct claas_error *err
         memcpy(r->stops + ends, ask->stop_ids, ask->n_stop_ids * sizeof *r->stops);
     }
     r->n_stops = ends + ask->n_stop_ids;
-    return instance_check_ids(r->self, r->stops, r->n_stops, "stop_ids", err);
+    return score_check_ids(r->self->model, r->stops, r->n_stops, "stop_ids", err);
 }
 
 static int set_sampler(struct request *r, struct claas_error *err)
@@ -139,7 +140,7 @@ static int check_prompt(const struct request *r, struct claas_error *err)
         return err_set(err, CLAAS_ERR_INVALID, "top_logprobs", "'top_logprobs' is %u: at most %d are told", ask->n_top,
                        INSTANCE_TOP_MAX);
     }
-    return instance_check_ids(r->self, ask->prompt, ask->n_prompt, "prompt", err);
+    return score_check_ids(r->self->model, ask->prompt, ask->n_prompt, "prompt", err);
 }
 
 static int request_check(struct request *r, struct claas_error *err)
@@ -313,29 +314,28 @@ static int infer_generate(void *ctx, const struct claas_generate *ask, const str
 
 /* ---- score ---- */
 
-static int check_score(const struct instance *self, const struct claas_score *s, struct claas_error *err)
+/* What only this table limits; the rest is refused by decode_score. */
+static int check_score(const struct claas_score *s, struct claas_error *err)
 {
-    if (s->n_prompt == 0 || s->n_response == 0 || !s->tokens) {
-        return err_set(err, CLAAS_ERR_INVALID, s->n_prompt ? "response" : "prompt", "the %s is empty",
-                       s->n_prompt ? "response" : "prompt");
+    if (!s->tokens) {
+        return err_set(err, CLAAS_ERR_INVALID, "prompt", "the prompt is empty");
     }
-    if (s->n_top > INSTANCE_TOP_MAX || s->n_top > self->model->geometry.vocab) {
+    if (s->n_top > INSTANCE_TOP_MAX) {
         return err_set(err, CLAAS_ERR_INVALID, "top_logprobs", "'top_logprobs' is %u: at most %d are told", s->n_top,
                        INSTANCE_TOP_MAX);
     }
-    size_t n = (size_t)s->n_prompt + s->n_response;
-    int rc = instance_check_room(self, n, "prompt", err);
-    return rc ? rc : instance_check_ids(self, s->tokens, n, "tokens", err);
+    return 0;
 }
 
 static int infer_score(void *ctx, const struct claas_score *s, const struct claas_call *call, struct claas_error *err)
 {
     struct instance *self = ctx;
     const struct warm_adapter *adapter = NULL;
-    int rc = check_score(self, s, err);
+    int rc = check_score(s, err);
     if (!rc && s->version) {
         rc = instance_adapter(self, s->version, 0, &adapter, err);
     }
+    rc = rc ? rc : queue_enter(self->queue, call, err);
     if (!rc) {
         const struct decode_score job = {
             .prompt = s->tokens, .n_prompt = s->n_prompt, .response = s->tokens + s->n_prompt,
@@ -343,6 +343,7 @@ static int infer_score(void *ctx, const struct claas_score *s, const struct claa
             .top_logprobs = s->out_top_logprobs,
         };
         rc = decode_score(self->model, adapter ? adapter->lora : NULL, &job, call, err);
+        queue_leave(self->queue);
     }
     warm_release(self->warm, adapter);
     return rc;

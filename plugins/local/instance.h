@@ -42,9 +42,6 @@ int instance_adapter(struct instance *self, const struct claas_version *version,
 
 /* INVALID, with both numbers, when n tokens of `what` do not fit. */
 int instance_check_room(const struct instance *self, size_t n, const char *what, struct claas_error *err);
-/* INVALID when an id is not in the vocabulary; `what` names the list. */
-int instance_check_ids(const struct instance *self, const int32_t *ids, size_t n, const char *what,
-                       struct claas_error *err);
 
 extern const char *const instance_formats[];
 extern const struct claas_engine instance_engine;

@@ -4,6 +4,7 @@
 #include "plugins/local/samples.h"
 
 #include "plugins/local/objective.h"
+#include "plugins/local/score.h"
 
 #include "base/err.h"
 
@@ -53,7 +54,7 @@ static int check_prompt(const struct place *p, const char *field, const int32_t 
         return invalid(p, field, "is empty");
     }
     int rc = instance_check_room(p->self, (size_t)n + n_response, field, p->err);
-    return placed(p, rc ? rc : instance_check_ids(p->self, ids, n, field, p->err));
+    return placed(p, rc ? rc : score_check_ids(p->self->model, ids, n, field, p->err));
 }
 
 static int check_top(const struct place *p, const struct claas_sample *s)
@@ -65,7 +66,7 @@ static int check_top(const struct place *p, const struct claas_sample *s)
         return invalid(p, "top_ids", "and its log-probabilities are missing, or more than the vocabulary has");
     }
     size_t n = (size_t)s->n_top * s->n_response;
-    int rc = placed(p, instance_check_ids(p->self, s->top_ids, n, "top_ids", p->err));
+    int rc = placed(p, score_check_ids(p->self->model, s->top_ids, n, "top_ids", p->err));
     return rc ? rc : check_floats(p, "top_logprobs", s->top_logprobs, n, 1);
 }
 
@@ -96,7 +97,7 @@ static int check_sample(const struct place *p, const struct claas_sample *s)
         return invalid(p, "response", "is empty");
     }
     int rc = check_prompt(p, "prompt", s->prompt, s->n_prompt, s->n_response);
-    rc = rc ? rc : placed(p, instance_check_ids(p->self, s->response, s->n_response, "response", p->err));
+    rc = rc ? rc : placed(p, score_check_ids(p->self->model, s->response, s->n_response, "response", p->err));
     rc = rc ? rc : check_objective(p, s);
     rc = rc ? rc : check_top(p, s);
     if (!rc && s->logprobs) {

@@ -99,15 +99,3 @@ int instance_check_room(const struct instance *self, size_t n, const char *what,
     }
     return 0;
 }
-
-int instance_check_ids(const struct instance *self, const int32_t *ids, size_t n, const char *what,
-                       struct claas_error *err)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || (size_t)ids[i] >= self->model->geometry.vocab) {
-            return err_set(err, CLAAS_ERR_INVALID, what, "token %zu of the %s is %d: the vocabulary has %zu ids", i, what,
-                           ids[i], self->model->geometry.vocab);
-        }
-    }
-    return 0;
-}
