@@ -12,7 +12,8 @@
 enum { JSON_DEPTH = 64 };
 
 /* Parses exactly one value from n bytes. Refused: invalid UTF-8, a NUL byte, nesting deeper than JSON_DEPTH,
- * duplicate keys in one object, texts with U+0000, anything but blanks behind the value. `name` is what the text is, for messages. */
+ * duplicate keys in one object, texts with U+0000, anything but blanks behind the value. `name` is what the text is, for
+ * messages. */
 int json_parse(const char *text, size_t n, const char *name, cJSON **out, struct claas_error *err);
 
 /* Compact text on the heap (free with free()); null when out of memory. */
