@@ -5,6 +5,7 @@ set -u
 
 # shellcheck source=tests/e2e/testing.sh
 . "${abs_top_srcdir:-.}/tests/e2e/testing.sh"
+need_model
 state=$work
 
 greedy_is_exact()

@@ -6,6 +6,7 @@ set -u
 
 # shellcheck source=tests/e2e/testing.sh
 . "${abs_top_srcdir:-.}/tests/e2e/testing.sh"
+need_model
 
 state=$work/state
 store=$work/store
@@ -236,7 +237,7 @@ model_cut_short()
 {
     head -c 1000000 "$CLAAS_TEST_MODEL" >"$work/short.gguf"
     launch "$work/other" "$work/other-store" --set "engine.model=$work/short.gguf"
-    wait "$daemon"
+    ended "$daemon"
     rc=$?
     daemon=$first
     [ $rc != 0 ] && tail -3 "$work/log" | grep -q 'short.gguf'
@@ -245,7 +246,7 @@ model_cut_short()
 one_state_one_daemon()
 {
     launch "$state" "$store"
-    wait "$daemon"
+    ended "$daemon"
     rc=$?
     daemon=$first
     [ $rc != 0 ] && tail -3 "$work/log" | grep -q "$state"
@@ -304,7 +305,7 @@ killed_in_a_step()
     step=$!
     sleep 1
     kill -9 "$daemon"
-    wait "$daemon" 2>/dev/null
+    ended "$daemon" 2>/dev/null
     wait $step
     start "$state" "$store"
     first=$daemon

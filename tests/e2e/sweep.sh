@@ -3,36 +3,8 @@
 # nor of the end. A daemon without an engine, so no model is needed. SPDX-License-Identifier: MIT
 set -u
 
-build=${abs_top_builddir:-.}
-n=0
-failures=0
-work=$(mktemp -d "${TMPDIR:-/tmp}/claas-sweep.XXXXXX")
-daemon=
-
-# shellcheck disable=SC2317 # called by the trap
-cleanup()
-{
-    [ -z "$daemon" ] || { kill -9 "$daemon" 2>/dev/null; wait "$daemon" 2>/dev/null; }
-    rm -rf "$work"
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
-
-# ok NAME COMMAND…: one TAP line.
-ok()
-{
-    n=$((n + 1))
-    name=$1
-    shift
-    if "$@" >"$work/out" 2>&1; then
-        echo "ok $n - $name"
-    else
-        echo "not ok $n - $name"
-        tail -15 "$work/out" | sed 's/^/# /'
-        tail -15 "$work/log" | sed 's/^/# log: /'
-        failures=$((failures + 1))
-    fi
-}
+# shellcheck source=tests/e2e/testing.sh
+. "${abs_top_srcdir:-.}/tests/e2e/testing.sh"
 
 # until_ok COMMAND…: until it succeeds, half a minute at most.
 until_ok()
@@ -73,6 +45,7 @@ YAML
     rm -f "$work/state/claasd.port"
     "$build/run-claasd" -c "$work/claasd.yaml" 2>>"$work/log" &
     daemon=$!
+    daemons="$daemons $daemon"
     if ! until_ok is_healthy; then
         echo "Bail out! claasd did not start"
         sed 's/^/# /' "$work/log" "$work/health"
@@ -101,9 +74,8 @@ it_stops()
         [ $tries -le 100 ] || { echo "it has not stopped after 10 s"; return 1; }
         sleep 0.1
     done
-    wait "$daemon"
+    ended "$daemon"
     status=$?
-    daemon=
     [ $status = 0 ] || { echo "it ended with status $status"; return 1; }
 }
 
@@ -153,5 +125,4 @@ ok "and it stops all the same" it_stops
 start 1h
 ok "the first sweep does not wait for the second one's time" until_ok absent "$old"
 ok "and that daemon stops too" it_stops
-echo "1..$n"
-[ $failures = 0 ]
+done_testing

@@ -1,5 +1,5 @@
-# Helpers of the end-to-end tests on the real model, which source this file: TAP, a scratch directory, daemons, requests.
-# Without CLAAS_TEST_MODEL (./bootstrap model fetches it), curl and jq all is skipped. SPDX-License-Identifier: MIT
+# Helpers of the end-to-end tests, which source this file: TAP, a scratch directory, daemons, requests.
+# SPDX-License-Identifier: MIT
 # shellcheck shell=sh
 # shellcheck disable=SC2034 # used by who sources it
 
@@ -7,11 +7,6 @@ build=${abs_top_builddir:-.}
 src=${abs_top_srcdir:-.}
 n=0
 failures=0
-
-if [ -z "${CLAAS_TEST_MODEL:-}" ] || ! command -v jq >/dev/null || ! command -v curl >/dev/null; then
-    echo "1..0 # SKIP needs CLAAS_TEST_MODEL, curl and jq"
-    exit 0
-fi
 
 exec 3>&1 # what stops all is told even inside of ok
 work=$(mktemp -d "${TMPDIR:-/tmp}/claas-e2e.XXXXXX")
@@ -21,13 +16,22 @@ daemons=
 cleanup()
 {
     for one in $daemons; do
-        kill "$one" 2>/dev/null
+        kill -9 "$one" 2>/dev/null # a test may have found that it does not stop otherwise
         wait "$one" 2>/dev/null
     done
     rm -rf "$work"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
+
+# Skips all that follows without CLAAS_TEST_MODEL (./bootstrap model fetches it), curl and jq.
+need_model()
+{
+    if [ -z "${CLAAS_TEST_MODEL:-}" ] || ! command -v jq >/dev/null || ! command -v curl >/dev/null; then
+        echo "1..0 # SKIP needs CLAAS_TEST_MODEL, curl and jq"
+        exit 0
+    fi
+}
 
 # ok NAME COMMAND…: one TAP line.
 ok()
@@ -40,6 +44,7 @@ ok()
     else
         echo "not ok $n - $name"
         sed 's/^/# /' "$work/out" | tail -15
+        [ ! -f "$work/log" ] || tail -15 "$work/log" | sed 's/^/# log: /'
         failures=$((failures + 1))
     fi
 }
@@ -81,11 +86,20 @@ start()
     done
 }
 
+# ended PID: waits for its end, and returns its status.
+ended()
+{
+    wait "$1"
+    set -- "$1" $?
+    daemons=$(printf '%s ' "$daemons " | sed "s/ $1 / /") # its number may be somebody else's by now
+    return "$2"
+}
+
 # stop PID: an orderly end, with its status.
 stop()
 {
     kill "$1"
-    wait "$1"
+    ended "$1"
 }
 
 # POST of standard input to the route $1.
