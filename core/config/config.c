@@ -6,8 +6,8 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/file.h"
-#include "base/log.h"
 #include "base/mem.h"
+#include "config/fill.h"
 #include "config/keys.h"
 #include "config/node.h"
 #include "config/values.h"
@@ -289,14 +289,14 @@ static int fill(struct config *config, struct claas_error *err)
     const char *shares = v[KEY_INFERENCE_SHARES_DEVICE].s;
     config->state_dir = v[KEY_STATE_DIR].s;
     config->plugin_path = v[KEY_PLUGIN_PATH].s[0] ? v[KEY_PLUGIN_PATH].s : NULL;
-    config->log_level = log_level_parse(v[KEY_LOG_LEVEL].s);
     config->default_model = v[KEY_DEFAULT_MODEL].s;
     config->allowed_init_base_models = v[KEY_ALLOWED_INIT_BASE_MODELS].list;
     config->shares_device = shares[0] == 'p'   ? CONFIG_SHARES_PAUSE
                             : shares[0] == 's' ? CONFIG_SHARES_SLEEP
                                                : CONFIG_SHARES_NONE;
     fill_numbers(config);
-    int rc = fill_listen(config, err);
+    int rc = fill_log(config, err);
+    rc = rc ? rc : fill_listen(config, err);
     rc = rc ? rc : fill_section(config, "engine", KEY_ENGINE_PLUGIN, &config->engine, err);
     rc = rc ? rc : fill_section(config, "storage", KEY_STORAGE_PLUGIN, &config->storage, err);
     rc = rc ? rc : fill_section(config, "inference", KEY_INFERENCE_PLUGIN, &config->inference, err);

@@ -7,6 +7,7 @@
 #define CONFIG_CONFIG_H
 
 #include "base/buf.h"
+#include "base/log.h"
 #include "host/option.h"
 
 #include <claas/error.h>
@@ -33,7 +34,7 @@ struct config {
     uint16_t listen_port;    /* 0: any free one */
     const char *state_dir;   /* absolute */
     const char *plugin_path; /* a directory, or null */
-    int log_level;           /* enum log_level */
+    struct log_settings log;
     struct config_section engine;
     struct config_section storage;
     struct config_section inference;

@@ -19,8 +19,12 @@
       "directory for rollouts, caches and the lock of this daemon") \
     X(PLUGIN_PATH, "plugin_path", CLAAS_PATH, NULL, NULL, KEYS_ANY, \
       "directory of the plugins, if not the built-in one") \
-    X(LOG_LEVEL, "log_level", CLAAS_TEXT, "info", "error|warning|info|debug|trace", KEYS_ANY, \
+    X(LOG_LEVEL, "log.level", CLAAS_TEXT, "info", "error|warning|info|debug|trace", KEYS_ANY, \
       "how much is written to standard error") \
+    X(LOG_LEVELS, "log.levels", CLAAS_JSON, NULL, NULL, KEYS_ANY, \
+      "levels of single subsystems, such as {serving: debug}") \
+    X(LOG_FORMAT, "log.format", CLAAS_TEXT, "auto", "auto|plain|journal|json", KEYS_ANY, \
+      "form of a line; auto is journal under the journal, else plain") \
     X(ENGINE_PLUGIN, "engine.plugin", CLAAS_TEXT, NULL, NULL, KEYS_ANY, \
       "plugin that trains; without an engine, claasd serves and records only") \
     X(STORAGE_PLUGIN, "storage.plugin", CLAAS_TEXT, NULL, NULL, KEYS_ANY, \

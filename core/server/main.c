@@ -185,7 +185,7 @@ int main(int argc, char **argv)
         log_line(LOG_ERROR, "config", "%s", err.message);
         return DAEMON_CONFIG;
     }
-    log_set_level(config->log_level);
+    log_configure(&config->log);
     int checks = f.test || f.print;
     int signals = checks ? -1 : signals_open(&set);
     if (!checks && signals < 0) {

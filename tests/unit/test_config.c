@@ -58,7 +58,7 @@ START_TEST(nothing_gives_the_defaults)
     ck_assert_uint_eq(config->listen_port, 8080);
     ck_assert_str_eq(config->state_dir, "/var/lib/claas");
     ck_assert_ptr_null(config->plugin_path);
-    ck_assert_int_eq(config->log_level, LOG_INFO);
+    ck_assert_int_eq(config->log.level, LOG_INFO);
     ck_assert_str_eq(config->engine.plugin, "");
     ck_assert_ptr_null(config->engine.node);
     ck_assert_str_eq(config->default_model, "");
@@ -79,7 +79,7 @@ START_TEST(everything_is_read)
     ck_ok(parse("listen: '[::1]:0'\n"
                 "state_dir: state\n"
                 "plugin_path: /p\n"
-                "log_level: debug\n"
+                "log: {level: debug, levels: {serving: trace}, format: json}\n"
                 "engine: {plugin: cpu, model: m.gguf}\n"
                 "storage:\n  plugin: fs\n  root: /r\n"
                 "inference:\n  plugin: vllm\n  shares_device: sleep\n  url: http://x\n"
@@ -97,7 +97,10 @@ START_TEST(everything_is_read)
     ck_assert_uint_eq(config->listen_port, 0);
     ck_assert_str_eq(config->state_dir, "/etc/claas/state");
     ck_assert_str_eq(config->plugin_path, "/p");
-    ck_assert_int_eq(config->log_level, LOG_DEBUG);
+    ck_assert_int_eq(config->log.level, LOG_DEBUG);
+    ck_assert_int_eq(config->log.rooms[log_room_find("serving")], LOG_TRACE);
+    ck_assert_int_eq(config->log.rooms[log_room_find("state")], -1);
+    ck_assert_int_eq(config->log.format, LOG_JSON);
     ck_assert_str_eq(config->engine.plugin, "cpu");
     ck_assert_str_eq(config->storage.plugin, "fs");
     ck_assert_str_eq(config->inference.plugin, "vllm");
@@ -170,7 +173,11 @@ static const struct {
     { "listen: {a: b}\n", "1:9", "listen: expected text, found keys below it" },
     { "listen:\n", "1:8", "listen: expected text, found nothing" },
     { "state_dir: ''\n", "1:12", "state_dir: expected a path, found the empty text" },
-    { "log_level: loud\n", "1:12", "log_level: expected one of 'error', 'warning', 'info', 'debug', 'trace', found 'loud'" },
+    { "log: {levels: {serve: debug}}\n", "1:16", "unknown subsystem 'serve' in log.levels, expected one of: server, http" },
+    { "log:\n  levels: {serving: loud}\n", "2:21", "log.levels.serving: expected one of 'error', 'warning'" },
+    { "log:\n  levels: loud\n", "2:11", "log.levels: expected subsystems with their levels" },
+    { "log: {format: xml}\n", "1:15", "log.format: expected one of 'auto', 'plain', 'journal', 'json', found 'xml'" },
+    { "log: {level: loud}\n", "1:14", "log.level: expected one of 'error', 'warning', 'info', 'debug', 'trace', found 'loud'" },
     { "rollouts:\n  max_count: many\n", "2:14", "rollouts.max_count: expected a whole number from 0 to 1000000000, found 'many'" },
     { "rollouts: {max_count: \"5\"}\n", "1:23", "found the text '5'" },
     { "rollouts: {max_count: -1}\n", "1:23", "found '-1'" },

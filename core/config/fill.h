@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* Parts of a configuration that are more than a value: each checks what was read and fills its part of the struct. */
+#ifndef CONFIG_FILL_H
+#define CONFIG_FILL_H
+
+#include "config/config.h"
+
+/* log: levels by subsystem, form. */
+int fill_log(struct config *config, struct claas_error *err);
+
+#endif
