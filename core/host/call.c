@@ -50,7 +50,23 @@ void host_call_init(struct host_call *call, uint32_t timeout_ms, host_progress_f
     call->deadline_ns = timeout_ms ? clock_mono_ns() + (int64_t)timeout_ms * 1000000 : 0;
     call->progress = progress;
     call->ctx = ctx;
+    call->request_id = "";
+    call->traceparent = "";
 }
+
+static const char *trace_request_id(const struct claas_call *abi)
+{
+    return abi && abi->left_ms == call_left_ms ? call_of(abi)->request_id : "";
+}
+
+static const char *trace_parent(const struct claas_call *abi)
+{
+    return abi && abi->left_ms == call_left_ms ? call_of(abi)->traceparent : "";
+}
+
+const struct claas_trace host_call_trace = { .size = sizeof host_call_trace,
+                                             .request_id = trace_request_id,
+                                             .traceparent = trace_parent };
 
 void host_call_cancel(struct host_call *call)
 {

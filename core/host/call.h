@@ -4,6 +4,7 @@
 #define HOST_CALL_H
 
 #include <claas/host.h>
+#include <claas/trace.h>
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -20,7 +21,12 @@ struct host_call {
     int64_t deadline_ns; /* monotonic clock; 0 = none */
     host_progress_fn progress;
     void *ctx;
+    const char *request_id;  /* who caused it, "" where nobody is known; these outlive the call */
+    const char *traceparent;
 };
+
+/* What the host lends as CLAAS_TRACE_ID. */
+extern const struct claas_trace host_call_trace;
 
 /* timeout_ms 0 = no deadline; progress may be null. */
 void host_call_init(struct host_call *call, uint32_t timeout_ms, host_progress_fn progress,

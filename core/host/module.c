@@ -37,6 +37,7 @@ int host_new(struct host **out, const char *plugin_path, struct claas_error *err
         return err_oom(err, "starting the plugin host");
     }
     pthread_mutex_init(&host->lock, NULL);
+    host->extensions[host->n_extensions++] = (struct host_extension){ CLAAS_TRACE_ID, &host_call_trace };
     *out = host;
     return 0;
 }

@@ -51,6 +51,17 @@ static struct http_request *request_new(struct http *h, struct MHD_Connection *c
         request_unref(r);
         return NULL;
     }
+    struct trace parent;
+    const char *told = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "traceparent");
+    if (told && trace_parse(told, &parent) == 0 && trace_child(&parent, &r->trace)) {
+        request_unref(r);
+        return NULL;
+    }
+    if (r->trace.id[0]) {
+        trace_print(&r->trace, r->traceparent);
+    }
+    r->call.request_id = r->id;
+    r->call.traceparent = r->traceparent;
     (void)pthread_mutex_lock(&h->lock);
     r->next = h->requests;
     if (r->next) {
@@ -60,6 +71,16 @@ static struct http_request *request_new(struct http *h, struct MHD_Connection *c
     h->n_requests++;
     (void)pthread_mutex_unlock(&h->lock);
     return r;
+}
+
+/* The route as it stands in the table: a path may hold somebody's id. */
+static void request_log(const struct http_request *r, int status)
+{
+    const struct log_context own = { r->id, r->trace.id[0] ? r->trace.id : NULL };
+    const struct log_context before = log_context_set(own);
+    log_line(LOG_DEBUG, "http", "%s %s %d, %lld us%s%s", r->route ? r->route->method : "no", r->route ? r->route->path : "route",
+             status, (long long)((clock_mono_ns() - r->begun_ns) / 1000), r->traceparent[0] ? ", span " : "", r->trace.span);
+    (void)log_context_set(before);
 }
 
 /* [libmicrohttpd's thread] The exchange is over, however it ended. */
@@ -91,6 +112,9 @@ static void request_completed(void *ctx, struct MHD_Connection *connection, void
         (void)pthread_cond_broadcast(&h->left);
     }
     (void)pthread_mutex_unlock(&h->lock);
+    if (log_enabled(LOG_DEBUG)) {
+        request_log(r, cut ? 499 : r->status);
+    }
     if (h->o.answered) {
         h->o.answered(h->o.app, r->route ? (size_t)(r->route - h->o.routes) : h->o.n_routes, cut ? 499 : r->status,
                       clock_mono_ns() - r->begun_ns);
@@ -213,13 +237,22 @@ static enum MHD_Result request_receive(struct http_request *r, const char *data,
     return MHD_YES;
 }
 
+/* Its lines of the log tell the request. */
+static void request_handle(struct http_request *r)
+{
+    const struct log_context own = { r->id, r->trace.id[0] ? r->trace.id : NULL };
+    const struct log_context before = log_context_set(own);
+    if (request_parse(r) == 0) {
+        r->route->handle(r->http->o.app, r);
+    }
+    (void)log_context_set(before);
+}
+
 /* [worker] */
 static void request_work(void *item)
 {
     struct http_request *r = item;
-    if (request_parse(r) == 0) {
-        r->route->handle(r->http->o.app, r);
-    }
+    request_handle(r);
     request_unref(r);
 }
 
@@ -241,9 +274,7 @@ static void request_dispatch(struct http_request *r)
         return;
     }
     if (r->route->lane == HTTP_INLINE) {
-        if (request_parse(r) == 0) {
-            r->route->handle(r->http->o.app, r);
-        }
+        request_handle(r);
         return;
     }
     struct claas_error err = ERR_INIT;

@@ -60,6 +60,8 @@ void http_load(struct http *h, struct http_load *out);
 
 /* 32 hexadecimal digits, or what the client sent as X-Request-Id. */
 const char *http_request_id(const struct http_request *r);
+/* The traceparent (W3C Trace Context) of this request's own span; "" when the client told of no trace. */
+const char *http_request_trace(const struct http_request *r);
 /* The segment that stood for {id}; "" if the route has none. */
 const char *http_path_id(const struct http_request *r);
 /* Value of a query parameter, null if absent. *bad (may be null) is set when it is not valid text. */

@@ -5,6 +5,7 @@
 
 #include "server/http.h"
 #include "server/pool.h"
+#include "server/trace.h"
 
 #include "base/buf.h"
 #include "host/call.h"
@@ -42,6 +43,8 @@ struct http_request {
     int fd;
     int64_t begun_ns;
     char id[HTTP_ID_MAX + 1];
+    struct trace trace;               /* empty id: the client told of none */
+    char traceparent[TRACE_TEXT];     /* of our span; "" as well */
     char *path_id;
     struct buf received;
     int too_large;

@@ -40,6 +40,11 @@ const char *http_request_id(const struct http_request *r)
     return r->id;
 }
 
+const char *http_request_trace(const struct http_request *r)
+{
+    return r->traceparent;
+}
+
 const char *http_path_id(const struct http_request *r)
 {
     return r->path_id ? r->path_id : "";
@@ -160,6 +165,9 @@ static int request_send(struct http_request *r, int status, const char *type, st
     if (response) {
         int ok = MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type) == MHD_YES;
         ok &= MHD_add_response_header(response, "X-Request-Id", r->id) == MHD_YES;
+        if (r->traceparent[0]) {
+            ok &= MHD_add_response_header(response, "traceresponse", r->traceparent) == MHD_YES;
+        }
         ok &= MHD_add_response_header(response, "X-Content-Type-Options", "nosniff") == MHD_YES;
         ok &= MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store") == MHD_YES;
         for (size_t i = 0; i < r->n_headers; i++) {

@@ -1091,6 +1091,25 @@ START_TEST(the_host_lends_what_was_added)
 }
 END_TEST
 
+START_TEST(plugins_are_told_whose_call_it_is)
+{
+    struct host_call call;
+    struct claas_call other = { .size = sizeof other };
+    open_fine(CLAAS_PARALLEL, CLAAS_STORAGE);
+    const struct claas_trace *trace = lent->extension(lent, CLAAS_TRACE_ID);
+    ck_assert_ptr_nonnull(trace);
+    host_call_init(&call, 0, NULL, NULL);
+    ck_assert_str_eq(trace->request_id(&call.abi), "");
+    ck_assert_str_eq(trace->traceparent(&call.abi), "");
+    call.request_id = "r-1";
+    call.traceparent = "00-x";
+    ck_assert_str_eq(trace->request_id(&call.abi), "r-1");
+    ck_assert_str_eq(trace->traceparent(&call.abi), "00-x");
+    ck_assert_str_eq(trace->request_id(NULL), "");
+    ck_assert_str_eq(trace->traceparent(&other), ""); /* a token that is not the host's */
+}
+END_TEST
+
 START_TEST(reload_moves_the_values)
 {
     struct option_values values = { 0 };
@@ -1154,6 +1173,7 @@ static Suite *suite(void)
     tcase_add_test(t, serial_modules_finish_first);
     tcase_add_test(t, metrics_are_kept);
     tcase_add_test(t, the_host_lends_what_was_added);
+    tcase_add_test(t, plugins_are_told_whose_call_it_is);
     tcase_add_test(t, reload_moves_the_values);
     suite_add_tcase(s, t);
     return s;
