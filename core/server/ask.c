@@ -15,10 +15,8 @@ static const char *const ask_unsupported[] = {
     "logit_bias", "suffix", "best_of", "echo", "prediction", "audio", "modalities", "reasoning_effort", "verbosity",
     "web_search_options", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "min_tokens",
     "length_penalty", "use_beam_search", "ignore_eos", "prompt_logprobs", "chat_template", "chat_template_kwargs",
+    "tools", "functions",
 };
-
-/* Refused: an answer that ignores them is another answer than was asked for. */
-static const char *const ask_refused[] = { "tools", "functions" };
 
 static void ask_warn(struct ask *ask, const char *name, const char *why)
 {
@@ -50,12 +48,6 @@ static void ask_known(const cJSON *body, int chat, struct check *c, struct ask *
 {
     int strict = 0;
     check_bool(c, body, "strict", &strict);
-    for (size_t i = 0; i < sizeof ask_refused / sizeof *ask_refused; i++) {
-        const cJSON *v = json_get(body, ask_refused[i]);
-        if (v && !ask_is_nothing(v)) {
-            check_fail(c, ask_refused[i], "unsupported", "Calls of tools are not supported", v);
-        }
-    }
     for (size_t i = 0; i < sizeof ask_unsupported / sizeof *ask_unsupported; i++) {
         const cJSON *v = json_get(body, ask_unsupported[i]);
         int one = strcmp(ask_unsupported[i], "best_of") == 0 && cJSON_IsNumber(v) && v->valuedouble == 1;

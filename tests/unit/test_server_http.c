@@ -236,6 +236,16 @@ START_TEST(content_of_any_kind_becomes_text)
 }
 END_TEST
 
+START_TEST(tools_are_ignored_and_named)
+{
+    cJSON *o = post_ok(CHAT, "{" HI ",\"tools\":[{\"type\":\"function\"}],\"functions\":[]}");
+    const cJSON *warnings = json_get(o, "warnings");
+    ck_assert_int_eq(cJSON_GetArraySize(warnings), 1);
+    ck_assert_str_eq(cJSON_GetArrayItem(warnings, 0)->valuestring, "tools: not supported, ignored");
+    cJSON_Delete(o);
+}
+END_TEST
+
 /* The next event of a stream, "" behind the last one. */
 static const char *event_next(const char **at)
 {
@@ -415,6 +425,7 @@ static const struct refusal refusals[] = {
     { 422, POST_CHAT, WITH("\"logprobs\":true,\"top_logprobs\":2"), "at most 0" },
     { 422, POST_CHAT, WITH("\"stream\":\"yes\""), "\"stream\"" },
     { 422, POST_CHAT, WITH("\"n\":2"), "\"n\"" },
+    { 422, POST_CHAT, WITH("\"strict\":true,\"tools\":[{\"type\":\"function\"}]"), "\"tools\"" },
     { 422, POST_CHAT, WITH("\"strict\":true,\"response_format\":{\"type\":\"json_object\"}"),
       "\"response_format\"" },
     { 404, POST_CHAT, WITH("\"model\":\"no/such\""), "no/such" },
@@ -630,6 +641,7 @@ static Suite *suite(void)
     tcase_add_test(t, a_chat_is_answered);
     tcase_add_test(t, a_text_is_continued);
     tcase_add_loop_test(t, content_of_any_kind_becomes_text, 0, 5);
+    tcase_add_test(t, tools_are_ignored_and_named);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
     tcase_add_test(t, the_daemon_tells_of_itself);
     tcase_add_test(t, existing_clients_learn);
