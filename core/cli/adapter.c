@@ -194,8 +194,22 @@ int cli_adapter_export(struct cli *c)
     return status;
 }
 
+/* The daemon says deleted: false of what is not there; who types a name wants to know. */
 int cli_adapter_delete(struct cli *c)
 {
-    return adapter_call(c, "DELETE", adapter_path("/v1/lora", "lora_id", c->args[0]), NULL, NULL,
-                        NULL);
+    struct claas_error err = ERR_INIT;
+    cJSON *answer = NULL;
+    char *path = adapter_path("/v1/lora", "lora_id", c->args[0]);
+    int rc = path ? client_call(c, "DELETE", path, NULL, &answer, &err) : err_oom(&err, "a request");
+    if (rc == 0 && !cJSON_IsTrue(json_get(answer, "deleted")) && !cli_value(c, "if-exists")) {
+        rc = err_set(&err, CLAAS_ERR_NOT_FOUND, "lora_id",
+                     "cannot delete '%s': no adapter and no alias has this name", c->args[0]);
+    }
+    int status = rc ? cli_fail(c, &err) : 0;
+    if (rc == 0 && !cli_print_json(c, answer)) {
+        print_object(answer, 0, stdout);
+    }
+    cJSON_Delete(answer);
+    free(path);
+    return status;
 }

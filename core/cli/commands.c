@@ -41,6 +41,8 @@ static const struct cli_option page_options[] = { { "limit", "N", "at most so ma
                                                   { NULL, NULL, NULL } };
 static const struct cli_option alias_options[] = { { "delete", NULL, "remove the alias" },
                                                    { NULL, NULL, NULL } };
+static const struct cli_option remove_options[] = {
+    { "if-exists", NULL, "what is not there is no failure" }, { NULL, NULL, NULL } };
 static const struct cli_option export_options[] = {
     { "output", "FILE", "by default NAME.zip" }, { NULL, NULL, NULL } };
 static const struct cli_option rollout_options[] = { { "model", "ID", "of this adapter only" },
@@ -73,7 +75,7 @@ const struct cli_command cli_commands[] = {
       cli_adapter_alias },
     { "adapter export", "ID", "download as a zip in PEFT layout", export_options, 1, 1,
       cli_adapter_export },
-    { "adapter delete", "ID", "remove an adapter or an alias", no_options, 1, 1,
+    { "adapter delete", "ID", "remove an adapter or an alias", remove_options, 1, 1,
       cli_adapter_delete },
     { "rollout list", "", "recorded answers, newest first", rollout_options, 0, 0,
       cli_rollout_list },

@@ -138,7 +138,7 @@ static void *canned_serve(void *arg)
         n += (size_t)got;
         request[n] = '\0';
         if (strstr(request, "\r\n\r\n{") ? request[n - 1] == '}'
-                                         : strncmp(request, "GET", 3) == 0) {
+                                         : strncmp(request, "POST", 4) != 0) {
             break;
         }
     }
@@ -245,6 +245,30 @@ START_TEST(refusals_have_their_exit_status)
 }
 END_TEST
 
+#define OK_JSON "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+
+START_TEST(deleting_nothing_is_told)
+{
+    static const struct {
+        const char *answer, *option;
+        int exit;
+    } rows[] = {
+        { OK_JSON "{\"deleted\":true}", "", CLI_OK },
+        { OK_JSON "{\"deleted\":false}", "", CLI_FAILED },
+        { OK_JSON "{\"deleted\":false}", " --if-exists", CLI_OK },
+        { "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", " --if-exists", CLI_NOT_PERMITTED },
+    };
+    struct canned s;
+    struct cli c;
+    char line[128];
+    canned_start(&s, rows[_i].answer);
+    (void)snprintf(line, sizeof line, "--url %s adapter delete x%s", s.url, rows[_i].option);
+    ck_assert_int_eq(parse(&c, line), 0);
+    ck_assert_int_eq(c.command->run(&c), rows[_i].exit);
+    canned_stop(&s);
+}
+END_TEST
+
 START_TEST(options_may_be_repeated)
 {
     struct cli c;
@@ -312,6 +336,7 @@ static Suite *suite(void)
     tcase_add_test(t, an_unreachable_daemon_is_exit_7);
     tcase_add_loop_test(t, streams_end_well_or_are_told, 0, 9);
     tcase_add_loop_test(t, refusals_have_their_exit_status, 0, 6);
+    tcase_add_loop_test(t, deleting_nothing_is_told, 0, 4);
     tcase_add_test(t, options_may_be_repeated);
     tcase_add_test(t, tables_line_up_and_tame_control_characters);
     tcase_add_test(t, the_page_tells_every_command);
