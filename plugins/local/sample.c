@@ -25,7 +25,9 @@ struct sampler {
     struct sample_settings settings;
     size_t vocab;
     const uint8_t *allowed;
-    uint8_t *seen;    /* in prompt or output */
+    const int32_t *prompt;
+    size_t n_prompt;
+    uint8_t *seen;    /* in prompt or output; this one and the next three are made for the first token */
     uint32_t *counts; /* in the output */
     float *logits;
     struct candidate *list;
@@ -68,19 +70,8 @@ int sampler_create(size_t vocab, const struct sample_settings *s, const uint8_t 
     made->settings = *s;
     made->vocab = vocab;
     made->allowed = allowed;
-    made->seen = mem_array(vocab, sizeof *made->seen);
-    made->counts = mem_array(vocab, sizeof *made->counts);
-    made->logits = mem_array(vocab, sizeof *made->logits);
-    made->list = mem_array(vocab, sizeof *made->list);
-    if (!made->seen || !made->counts || !made->logits || !made->list) {
-        sampler_free(made);
-        return err_oom(err, "making a sampler");
-    }
-    for (size_t i = 0; i < n_prompt; i++) {
-        if (prompt[i] >= 0 && (size_t)prompt[i] < vocab) {
-            made->seen[prompt[i]] = 1;
-        }
-    }
+    made->prompt = prompt;
+    made->n_prompt = n_prompt;
     *out = made;
     return 0;
 }
@@ -95,6 +86,32 @@ void sampler_free(struct sampler *s)
     free(s->logits);
     free(s->list);
     free(s);
+}
+
+/* What goes by the size of the vocabulary: a request that waits for its turn does without. */
+static int arrays_make(struct sampler *s, struct claas_error *err)
+{
+    uint8_t *seen = mem_array(s->vocab, sizeof *seen);
+    s->counts = mem_array(s->vocab, sizeof *s->counts);
+    s->logits = mem_array(s->vocab, sizeof *s->logits);
+    s->list = mem_array(s->vocab, sizeof *s->list);
+    if (!seen || !s->counts || !s->logits || !s->list) {
+        free(seen);
+        free(s->counts);
+        free(s->logits);
+        free(s->list);
+        s->counts = NULL;
+        s->logits = NULL;
+        s->list = NULL;
+        return err_oom(err, "choosing a token");
+    }
+    for (size_t i = 0; i < s->n_prompt; i++) {
+        if (s->prompt[i] >= 0 && (size_t)s->prompt[i] < s->vocab) {
+            seen[s->prompt[i]] = 1;
+        }
+    }
+    s->seen = seen;
+    return 0;
 }
 
 /* Allowed ids and penalties, into s->logits. */
@@ -258,7 +275,10 @@ static int32_t draw(const struct candidate *list, size_t n, double u)
 int sampler_next(struct sampler *s, const float *logits, const int32_t *banned, size_t n_banned, int32_t *out,
                  struct claas_error *err)
 {
-    int rc = penalise(s, logits, banned, n_banned, err);
+    int rc = s->seen ? 0 : arrays_make(s, err);
+    if (rc == 0) {
+        rc = penalise(s, logits, banned, n_banned, err);
+    }
     if (rc != 0) {
         return rc;
     }

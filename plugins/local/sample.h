@@ -22,14 +22,15 @@ struct sample_settings {
 
 struct sampler;
 
-/* allowed: [vocab] 1 = may be chosen, null = all; borrowed. The prompt counts for the repetition penalty only. Ids beyond
- * the vocabulary are ignored. INVALID names the setting that is out of range, as claas_generate calls it. */
+/* Small until the first token is chosen: it may wait. allowed: [vocab] 1 = may be chosen, null = all; borrowed, as is the
+ * prompt, which counts for the repetition penalty only. Ids beyond the vocabulary are ignored. INVALID names the setting
+ * that is out of range, as claas_generate calls it. */
 int sampler_create(size_t vocab, const struct sample_settings *s, const uint8_t *allowed, const int32_t *prompt,
                    size_t n_prompt, struct sampler **out, struct claas_error *err);
 void sampler_free(struct sampler *s); /* null is fine */
 
 /* The next token, which then counts as output. banned: ids that may not be chosen this once (end of turn before
- * min_tokens), n of them. INTERNAL when a logit is NaN or +inf, or when nothing is allowed. */
+ * min_tokens), n of them. INTERNAL when a logit is NaN or +inf, or when nothing is allowed; EXHAUSTED without memory. */
 int sampler_next(struct sampler *s, const float *logits, const int32_t *banned, size_t n_banned, int32_t *out,
                  struct claas_error *err);
 

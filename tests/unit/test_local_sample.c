@@ -280,6 +280,28 @@ END_TEST
 
 /* ---- settings out of range ---- */
 
+/* Under AddressSanitizer too, an array that is too large is a null pointer and no end of the program. */
+const char *__asan_default_options(void) __attribute__((visibility("default")));
+const char *__asan_default_options(void)
+{
+    return "allocator_may_return_null=1";
+}
+
+/* No array of that many elements can be made: what is made before the first token would fail. */
+START_TEST(waiting_needs_no_arrays)
+{
+    static const int32_t prompt[] = { 0, 1 };
+    static const float logits[] = { 0 };
+    struct sampler *made = NULL;
+    int32_t id = -1;
+    err = ERR_INIT;
+    ck_ok(sampler_create(SIZE_MAX / 2, &plain, NULL, prompt, 2, &made, &err), err);
+    ck_failed(sampler_next(made, logits, NULL, 0, &id, &err), CLAAS_ERR_EXHAUSTED, err);
+    ck_assert_int_eq(id, -1);
+    sampler_free(made);
+}
+END_TEST
+
 START_TEST(settings_refused)
 {
     static const struct {
@@ -360,6 +382,7 @@ static Suite *suite(void)
     tcase_add_test(t, the_same_seed_gives_the_same_answer);
     tcase_add_test(t, positions_do_not_depend_on_the_past);
     tcase_add_test(t, settings_refused);
+    tcase_add_test(t, waiting_needs_no_arrays);
     tcase_add_test(t, top_k_out_of_range);
     tcase_add_test(t, settings_at_their_limits);
     suite_add_tcase(s, t);
