@@ -78,20 +78,30 @@ struct step_means {
     struct mean clip_fraction;
 };
 
+/* importance_sampling is a sum over samples, the others are a mean. */
+static int is_summed(const struct claas_sample *sample)
+{
+    return objective_kind(sample->objective) == OBJECTIVE_IMPORTANCE_SAMPLING;
+}
+
+/* The divisor of the mean: what is summed does not count in it, so that it leaves the others' mean as it was. */
 static int weigh(const struct claas_step *step, double *out, struct claas_error *err)
 {
+    double all = 0;
     double sum = 0;
     for (uint32_t i = 0; i < step->n_samples; i++) {
-        sum += (double)step->samples[i]->weight;
+        double weight = (double)step->samples[i]->weight;
+        all += weight;
+        sum += is_summed(step->samples[i]) ? 0 : weight;
     }
-    if (!(sum > 0)) {
+    if (!(all > 0)) {
         return err_set(err, CLAAS_ERR_INVALID, "weight", "cannot train: no sample of the step has a weight above 0");
     }
     *out = sum;
     return 0;
 }
 
-/* weights: sum of the samples' weights. */
+/* weights: sum of the weights of the samples in the mean; 0 when each of them has the weight 0. */
 static int step_samples(struct training *t, uint32_t number, const struct train_settings *settings, double weights,
                         struct train_metrics *metrics, struct claas_error *err)
 {
@@ -101,9 +111,8 @@ static int step_samples(struct training *t, uint32_t number, const struct train_
     int rc = kernels_zero(t->m->kernels, t->grad, t->lora->n * sizeof *t->grad, err);
     for (uint32_t i = 0; i < step->n_samples && !rc; i++) {
         const struct claas_sample *sample = step->samples[i];
-        int summed = objective_kind(sample->objective) == OBJECTIVE_IMPORTANCE_SAMPLING;
         double weight = (double)sample->weight;
-        double scale = summed ? weight : weight / weights;
+        double scale = is_summed(sample) || weight == 0 ? weight : weight / weights;
         struct sdpo_metrics value;
         rc = lesson_get(t, settings, step, i, err);
         rc = rc ? rc

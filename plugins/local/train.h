@@ -38,8 +38,8 @@ struct train_metrics { /* of one step; names as reported. NaN: not computed, or 
 
 /* Makes the updates train->steps describe, from `from` and `moments` (null: fresh; left alone, both of them), and hands
  * out new objects. A step's loss is the mean over its samples, weighted with their weights; samples of objective
- * importance_sampling add weight * loss, as the service it comes from does. metrics: [n_steps], filled as far as it came.
- * Nothing is handed out on failure: INVALID for samples that cannot be trained on (what = field), INTERNAL "step refused"
+ * importance_sampling add weight * loss and are not in the mean, as in the service it comes from. metrics: [n_steps], filled as far
+ * as it came. Nothing is handed out on failure: INVALID for samples that cannot be trained on (what = field), INTERNAL "step refused"
  * for a loss, gradient or parameter that is not finite, CANCELLED by the call. Takes a TRAIN turn of the device and yields
  * it at layer boundaries. Same input, same bytes. */
 int train_run(const struct model *m, const struct lora *from, const struct optim *moments,

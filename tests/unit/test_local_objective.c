@@ -223,7 +223,8 @@ static int course_run(struct course *c, const struct claas_call *call, struct lo
     return train_run(c->s.model, c->s.lora, NULL, &c->train, call, lora, moments, metrics, &err);
 }
 
-/* Weighted mean of the means, plus the weighted sum of importance_sampling. */
+/* Weighted mean of the means, plus the weighted sum of importance_sampling, which does not change the mean; also where
+ * the mean is of nothing. */
 START_TEST(test_weights)
 {
     struct course c;
@@ -232,11 +233,13 @@ START_TEST(test_weights)
     struct train_metrics metrics[2];
     int second = _i == 0 ? SOFT : SAMPLING;
     course_open(&c, HARD, second, 2, 1);
-    c.lessons[0].sample.weight = 0.5f;
+    double weight = _i == 2 ? 0 : 0.5;
+    c.lessons[0].sample.weight = (float)weight;
     c.lessons[1].sample.weight = 2;
     double first_loss = wanted_loss(&c.s, &c.lessons[0], HARD);
     double second_loss = wanted_loss(&c.s, &c.lessons[1], second);
-    double want = 0.5 / 2.5 * first_loss + (second == SAMPLING ? 2 : 2 / 2.5) * second_loss;
+    double want = second == SAMPLING ? (weight > 0 ? first_loss : 0) + 2 * second_loss
+                                     : 0.5 / 2.5 * first_loss + 2 / 2.5 * second_loss;
     ck_ok(course_run(&c, NULL, &lora, &moments, metrics), err);
     ck_assert_double_eq_tol(metrics[0].total_loss, want, 1e-5 * (1 + fabs(want)));
     ck_assert(metrics[0].batch_size == 2 && metrics[0].tokens_processed == 2 * N_RESPONSE);
@@ -321,7 +324,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, test_names);
     tcase_add_loop_test(t, test_gradient, 0, ISAS * CASES * 2);
-    tcase_add_loop_test(t, test_weights, 0, 2);
+    tcase_add_loop_test(t, test_weights, 0, 3);
     tcase_add_test(t, test_repeat);
     tcase_add_loop_test(t, test_refusals, 0, 5);
     suite_add_tcase(s, t);
