@@ -186,7 +186,7 @@ static int engine_train(void *ctx, const struct claas_train *train, struct claas
     if (made) {
         rc = repeat(self, made, out, err);
     } else {
-        rc = instance_adapter(self, train->from, 1, &from, err);
+        rc = instance_adapter(self, train->from, 1, call, &from, err);
         rc = rc ? rc : train_from(self, from, train, out, call, err);
     }
     warm_release(self->warm, made);
@@ -202,8 +202,7 @@ static int engine_check(void *ctx, const struct claas_version *version, const st
 {
     struct instance *self = ctx;
     const struct warm_adapter *adapter = NULL;
-    (void)call; /* reading two files */
-    int rc = instance_adapter(self, version, 1, &adapter, err);
+    int rc = instance_adapter(self, version, 1, call, &adapter, err);
     warm_release(self->warm, adapter);
     return rc;
 }

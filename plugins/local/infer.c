@@ -258,7 +258,7 @@ static int request_answer(struct request *r, struct claas_error *err)
     struct instance *self = r->self;
     const struct warm_adapter *adapter = NULL;
     struct decode *d = NULL;
-    int rc = r->ask->version ? instance_adapter(self, r->ask->version, 0, &adapter, err) : 0;
+    int rc = r->ask->version ? instance_adapter(self, r->ask->version, 0, r->job.call, &adapter, err) : 0;
     rc = rc ? rc : decode_open(self->model, adapter ? adapter->lora : NULL, &d, err);
     if (!rc) {
         if (send_prompt(r)) {
@@ -333,7 +333,7 @@ static int infer_score(void *ctx, const struct claas_score *s, const struct claa
     const struct warm_adapter *adapter = NULL;
     int rc = check_score(s, err);
     if (!rc && s->version) {
-        rc = instance_adapter(self, s->version, 0, &adapter, err);
+        rc = instance_adapter(self, s->version, 0, call, &adapter, err);
     }
     rc = rc ? rc : queue_enter(self->queue, call, err);
     if (!rc) {
@@ -356,8 +356,7 @@ static int infer_load(void *ctx, const struct claas_version *version, const stru
 {
     struct instance *self = ctx;
     const struct warm_adapter *adapter = NULL;
-    (void)call; /* reading two files */
-    int rc = instance_adapter(self, version, 0, &adapter, err);
+    int rc = instance_adapter(self, version, 0, call, &adapter, err);
     warm_release(self->warm, adapter);
     return rc;
 }

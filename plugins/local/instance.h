@@ -17,6 +17,7 @@
 /* The greatest number of best tokens that a row of an answer or a score can tell. */
 enum { INSTANCE_TOP_MAX = 256 };
 
+struct reading; /* a version being read: versions.c */
 struct queue; /* requests being answered and waiting: queue.h */
 
 struct instance {
@@ -30,15 +31,21 @@ struct instance {
     char *name;                        /* model_name */
     struct warm *warm;
     struct queue *queue;
-    pthread_mutex_t reading;           /* one version is read from files at a time, so that two requests for the same
-                                          one read it once */
+    pthread_mutex_t reading;           /* of the next two; never held while files are read */
+    pthread_cond_t read;               /* a version has been read, or could not be */
+    struct reading *readings;          /* versions being read from files: two requests for the same one read it once */
     pthread_mutex_t training;          /* one step at a time; taken before `reading` */
 };
 
+/* Around the use of instance_adapter. */
+void instance_reading_init(struct instance *self);
+void instance_reading_clear(struct instance *self);
+
 /* The adapter of a version, from memory or from its files, with a hold to be released on instance->warm. for_training:
- * with its moments, found by the digest of the state; else by that of serving. */
+ * with its moments, found by the digest of the state; else by that of serving. CANCELLED when the call has no time left
+ * while somebody else reads the same version. */
 int instance_adapter(struct instance *self, const struct claas_version *version, int for_training,
-                     const struct warm_adapter **out, struct claas_error *err);
+                     const struct claas_call *call, const struct warm_adapter **out, struct claas_error *err);
 
 /* INVALID, with both numbers, when n tokens of `what` do not fit. */
 int instance_check_room(const struct instance *self, size_t n, const char *what, struct claas_error *err);

@@ -69,7 +69,7 @@ static void plugin_close(void *ctx)
     model_free(self->model);
     modelfile_close(self->file);
     kernels_close(self->kernels);
-    pthread_mutex_destroy(&self->reading);
+    instance_reading_clear(self);
     pthread_mutex_destroy(&self->training);
     free(self->allowed);
     free(self->name);
@@ -170,8 +170,8 @@ static int plugin_open(const struct claas_host *host, uint32_t kinds, const stru
         return err_oom(err, "opening a model");
     }
     self->host = host;
-    pthread_mutex_init(&self->reading, NULL); /* these cannot fail with default attributes on Linux */
-    pthread_mutex_init(&self->training, NULL);
+    instance_reading_init(self);
+    pthread_mutex_init(&self->training, NULL); /* cannot fail with default attributes on Linux */
     int rc = plugin_check(values, err);
     rc = rc ? rc : open_parts(self, values, call, err);
     if (rc) {
