@@ -31,6 +31,7 @@ struct collect {
     const struct serving_stream *user;
     struct serving_receipt *receipt;
     int begun, stopped, chat;
+    int cut;                         /* ended by its deadline, or called off: `err` says so */
     struct visible_stream visible;
     struct buf text;
     struct host_ids prompt;
@@ -177,11 +178,13 @@ static void on_done(void *ctx, const struct claas_error *or_null)
 {
     struct collect *c = ctx;
     (void)pthread_mutex_lock(&c->lock);
-    /* We asked it to stop: how it says so is its own matter. */
-    int obeyed = c->stopped && or_null != NULL &&
-                 (or_null->code == CLAAS_ERR_CANCELLED || or_null->code == CLAAS_ERR_TIMEOUT);
-    if (or_null != NULL && c->rc == 0 && !obeyed) {
-        c->err = *or_null;
+    int called_off = or_null != NULL &&
+                     (or_null->code == CLAAS_ERR_CANCELLED || or_null->code == CLAAS_ERR_TIMEOUT);
+    if (c->rc == 0 && called_off && !c->stopped && c->n > 0) {
+        c->err = *or_null; /* what was said until then is recorded, and the client is told why there is no more */
+        c->cut = 1;
+    } else if (or_null != NULL && c->rc == 0 && !(called_off && c->stopped)) {
+        c->err = *or_null; /* if we asked it to stop, how it says so is its own matter */
         c->rc = or_null->code;
     }
     c->over = 1;
@@ -369,7 +372,7 @@ static int finish(struct serving *s, struct asking *a, struct serving_answer *ou
 {
     struct collect *c = &a->c;
     (void)snprintf(a->answer.finish, sizeof a->answer.finish, "%s",
-                   c->stopped ? "cancelled" : c->finish[0] != '\0' ? c->finish : "stop");
+                   c->stopped || c->cut ? "cancelled" : c->finish[0] != '\0' ? c->finish : "stop");
     a->answer.receipt.n_prompt = (uint32_t)c->prompt.n;
     int rc = visible_make(a, err);
     if (rc != 0) {
@@ -391,6 +394,12 @@ static int finish(struct serving *s, struct asking *a, struct serving_answer *ou
     }
     if (c->stopped) {
         return err_set(err, CLAAS_ERR_CANCELLED, NULL, "the client went away");
+    }
+    if (c->cut) {
+        if (err != NULL) {
+            *err = c->err;
+        }
+        return c->err.code;
     }
     atomic_fetch_add(&s->n_answers, 1);
     *out = a->answer;

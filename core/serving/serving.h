@@ -110,7 +110,7 @@ void serving_answer_clear(struct serving_answer *a);
 
 /* NOT_FOUND, what "model": no such model. INVALID: bad messages, an adapter of another base model, or a prompt that leaves
  * no room in the context (the message has the numbers). UNAVAILABLE: no engine configured. CANCELLED: begin or piece asked
- * to stop (what was said until then is recorded, finish "cancelled") or the call was. */
+ * to stop, or the call was; TIMEOUT: it was out of time. What was said until then is recorded, finish "cancelled". */
 int serving_chat(struct serving *s, const struct serving_request *r, struct serving_answer *out,
                  struct claas_error *err);
 int serving_complete(struct serving *s, const struct serving_request *r, struct serving_answer *out,

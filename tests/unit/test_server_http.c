@@ -236,6 +236,27 @@ START_TEST(content_of_any_kind_becomes_text)
 }
 END_TEST
 
+/* Whoever heard the beginning can rate it. */
+START_TEST(what_was_said_of_a_cut_answer_is_recorded)
+{
+    static const int statuses[] = { 504, 499 };
+    toy.cut_answers = _i == 0 ? CLAAS_ERR_TIMEOUT : CLAAS_ERR_CANCELLED;
+    ck_assert_int_eq(post(CHAT, "{" HI "}"), statuses[_i]);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "called off"));
+    cJSON *o = get_ok("/v1/rollouts");
+    const cJSON *list = json_get(o, "rollouts");
+    ck_assert_int_eq(cJSON_GetArraySize(list), 1);
+    const cJSON *one = cJSON_GetArrayItem(list, 0);
+    char where[128];
+    (void)snprintf(where, sizeof where, "/v1/rollouts/%s", text_at(one, "id"));
+    cJSON *r = get_ok(where);
+    ck_assert_str_eq(text_at(r, "finish_reason"), "cancelled");
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(r, "response_ids")), 1);
+    cJSON_Delete(r);
+    cJSON_Delete(o);
+}
+END_TEST
+
 START_TEST(tools_are_ignored_and_named)
 {
     cJSON *o = post_ok(CHAT, "{" HI ",\"tools\":[{\"type\":\"function\"}],\"functions\":[]}");
@@ -641,6 +662,7 @@ static Suite *suite(void)
     tcase_add_test(t, a_chat_is_answered);
     tcase_add_test(t, a_text_is_continued);
     tcase_add_loop_test(t, content_of_any_kind_becomes_text, 0, 5);
+    tcase_add_loop_test(t, what_was_said_of_a_cut_answer_is_recorded, 0, 2);
     tcase_add_test(t, tools_are_ignored_and_named);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
     tcase_add_test(t, the_daemon_tells_of_itself);

@@ -398,11 +398,19 @@ static int toy_generate(void *self, const struct claas_generate *g, const struct
     const struct claas_piece first = {
         .size = sizeof first, .flags = CLAAS_PIECE_PROMPT, .ids = g->prompt, .n = g->n_prompt
     };
+    struct claas_error cut = ERR_INIT;
+    if (toy.cut_answers) {
+        last.n = 1;
+        last.text_bytes = 1;
+        last.flags = 0;
+        last.end_tokens = 0;
+        (void)err_set(&cut, toy.cut_answers, NULL, "the answer was called off");
+    }
     if (out->piece(out->ctx, &first) == 0) {
         (void)out->piece(out->ctx, &last); /* it was the last one anyway */
     }
     buf_clear(&text);
-    out->done(out->ctx, NULL);
+    out->done(out->ctx, cut.code ? &cut : NULL);
     return 0;
 }
 

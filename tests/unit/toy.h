@@ -29,6 +29,7 @@ struct toy {
     int fail_pauses;
     const char *spoil; /* steps go on, but tell `spoilt` as this metric of the last step */
     double spoilt;
+    int cut_answers;        /* answers end behind their first token, with this code; 0: they do not */
     int train_gate;         /* trains wait until toy_open_gate(), or until they are called off */
     void (*in_train)(void); /* called in the middle of a train, by its thread */
 
