@@ -73,6 +73,19 @@ int option_bounded(const struct claas_option *row)
     return row->min <= row->max && (row->min < 0 || row->max > 0 || row->min > 0);
 }
 
+/* 1: that bound itself is outside. */
+static int is_open(const struct claas_option *row, uint32_t flag)
+{
+    return row->type == CLAAS_REAL && (row->flags & flag) != 0;
+}
+
+static int in_bounds(const struct claas_option *row, double number)
+{
+    int low = is_open(row, CLAAS_ABOVE) ? number > row->min : number >= row->min;
+    int high = is_open(row, CLAAS_BELOW) ? number < row->max : number <= row->max;
+    return low && high;
+}
+
 /* Spells a number with the unit that makes it smallest without a fraction. */
 static void option_spell_units(const struct unit *units, double number, char *out, size_t cap)
 {
@@ -167,9 +180,10 @@ void option_expect(const struct claas_option *row, char out[OPTION_EXPECT_CAP])
     if (row->type == CLAAS_LIST) {
         (void)snprintf(range, sizeof range, " with %s to %s members", low, high);
     } else if (isinf(row->max)) {
-        (void)snprintf(range, sizeof range, " of at least %s", low);
+        (void)snprintf(range, sizeof range, " %s %s", is_open(row, CLAAS_ABOVE) ? "above" : "of at least", low);
     } else {
-        (void)snprintf(range, sizeof range, " from %s to %s", low, high);
+        (void)snprintf(range, sizeof range, " %s %s %s %s", is_open(row, CLAAS_ABOVE) ? "above" : "from", low,
+                       is_open(row, CLAAS_BELOW) ? "to below" : "to", high);
     }
     expect_add(out, range, strlen(range));
 }
@@ -208,7 +222,7 @@ int option_judge(const struct claas_option *row, double number, int64_t *out_i, 
     if ((row->type == CLAAS_BYTES || row->type == CLAAS_MS) && number < 0) {
         return -1;
     }
-    if (option_bounded(row) && (number < row->min || number > row->max)) {
+    if (option_bounded(row) && !in_bounds(row, number)) {
         return -1;
     }
     *out_i = row->type == CLAAS_REAL ? 0 : (int64_t)number;

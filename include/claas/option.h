@@ -29,7 +29,9 @@ enum {
     CLAAS_REQUIRED = 1, /* must be given */
     CLAAS_SECRET =
         2, /* TEXT without a default: s is always "", its text comes from host->secret() */
-    CLAAS_RELOADABLE = 4 /* reload() takes a new value */
+    CLAAS_RELOADABLE = 4, /* reload() takes a new value */
+    CLAAS_ABOVE = 8,      /* REAL with bounds: min itself is too little */
+    CLAAS_BELOW = 16      /* REAL with bounds: max itself is too much */
 };
 
 /* One row. A table ends with a null name; the distance of its rows travels beside it (option_size).
@@ -39,7 +41,7 @@ struct claas_option {
     const char *def;     /* default as it would be written, or null; LIST: "a,b" */
     const char *choices; /* TEXT, LIST: "a|b|c", or null */
     const char *help;    /* one sentence */
-    double min;          /* INT, REAL, BYTES, MS: bounds; LIST: of its length. */
+    double min;          /* INT, REAL, BYTES, MS: bounds, which may be reached; LIST: of its length. */
     double max;          /* min > max, or both 0: unbounded */
     uint32_t type;       /* CLAAS_BOOL ... */
     uint32_t flags;      /* CLAAS_REQUIRED ... */

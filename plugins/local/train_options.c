@@ -14,18 +14,18 @@ enum {
 };
 
 const struct claas_option train_options[] = {
-    { "learning_rate", "3e-5", NULL, "learning rate of AdamW; above 0", 0, 1, CLAAS_REAL, 0 },
+    { "learning_rate", "3e-5", NULL, "learning rate of AdamW; above 0", 0, 1, CLAAS_REAL, CLAAS_ABOVE },
     { "alpha", "0.5", NULL, "weight of the teacher in the mixture; above 0, and at 1 the sampled reverse KL", 0, 1,
-      CLAAS_REAL, 0 },
+      CLAAS_REAL, CLAAS_ABOVE },
     { "is_clip", "5", NULL, "cap of the importance ratio", 1, 20, CLAAS_REAL, 0 },
     { "max_grad_norm", "1", NULL, "global norm to which gradients are clipped; 0: not clipped", 0, 1e9, CLAAS_REAL, 0 },
     { "kl_reg_weight", "0", NULL, "weight of the k3 term that holds the student near the base model", 0, 1, CLAAS_REAL, 0 },
     { "teacher_top_k", "100", NULL, "how many of the teacher's best tokens are compared at each position", 10, 100, CLAAS_INT,
       0 },
     { "weight_decay", "0.01", NULL, "decoupled weight decay of AdamW", 0, 1, CLAAS_REAL, 0 },
-    { "beta1", "0.9", NULL, "decay of AdamW's first moment; below 1", 0, 1, CLAAS_REAL, 0 },
-    { "beta2", "0.999", NULL, "decay of AdamW's second moment; below 1", 0, 1, CLAAS_REAL, 0 },
-    { "eps", "1e-8", NULL, "AdamW's epsilon; above 0", 0, 1, CLAAS_REAL, 0 },
+    { "beta1", "0.9", NULL, "decay of AdamW's first moment; below 1", 0, 1, CLAAS_REAL, CLAAS_BELOW },
+    { "beta2", "0.999", NULL, "decay of AdamW's second moment; below 1", 0, 1, CLAAS_REAL, CLAAS_BELOW },
+    { "eps", "1e-8", NULL, "AdamW's epsilon; above 0", 0, 1, CLAAS_REAL, CLAAS_ABOVE },
     { "recompute", "false", NULL, "keep only the inputs of blocks and compute activations again: slower, less memory", 1, 0,
       CLAAS_BOOL, 0 },
     { "report_kl_reg", "false", NULL, "make the base model's pass for kl_reg also when its weight is 0", 1, 0, CLAAS_BOOL,
@@ -37,7 +37,8 @@ enum { CREATION_RANK, CREATION_ALPHA, CREATION_MODULES, CREATION_RANK_STABLE };
 
 const struct claas_option train_creation[] = {
     { "lora_r", "32", NULL, "rank of the adapter", 1, LORA_MAX_RANK, CLAAS_INT, 0 },
-    { "lora_alpha", "64", NULL, "the adapter is scaled by lora_alpha / lora_r; above 0", 0, 65536, CLAAS_REAL, 0 },
+    { "lora_alpha", "64", NULL, "the adapter is scaled by lora_alpha / lora_r; above 0", 0, 65536, CLAAS_REAL,
+      CLAAS_ABOVE },
     { "target_modules", "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
       "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj", "which linear layers of each block are adapted", 1,
       LORA_MODULES, CLAAS_LIST, 0 },
@@ -45,7 +46,7 @@ const struct claas_option train_creation[] = {
     { .name = NULL },
 };
 
-/* Bounds of the table are inclusive; these values lie on one. */
+/* The host holds values to the table; who calls without it is told here. */
 static int refuse(struct claas_error *err, const char *name, const char *why)
 {
     return err_set(err, CLAAS_ERR_INVALID, name, "'%s' must be %s", name, why);

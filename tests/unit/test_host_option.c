@@ -34,9 +34,10 @@ static const struct claas_option rows[] = {
     { "teacher.url", NULL, NULL, "url", 1, 0, CLAAS_TEXT, 0 },
     { "teacher.key", NULL, NULL, "key", 1, 0, CLAAS_TEXT, CLAAS_SECRET },
     { "free", "0", NULL, "any number", 0, 0, CLAAS_INT, 0 },
+    { "open", "0.5", NULL, "between", 0, 1, CLAAS_REAL, CLAAS_ABOVE | CLAAS_BELOW },
     { NULL, NULL, NULL, NULL, 0, 0, 0, 0 },
 };
-enum { RANK, RATE, MODE, TARGETS, ROOT, SIZE, WAIT, FAST, EXTRA, URL, KEY, FREE };
+enum { RANK, RATE, MODE, TARGETS, ROOT, SIZE, WAIT, FAST, EXTRA, URL, KEY, FREE, OPEN };
 
 static struct option_table table;
 static struct option_values values;
@@ -121,6 +122,8 @@ static const struct {
     { "{\"rank\":[8]}", "rank", "found a list" },
     { "{\"rank\":1e300}", "rank", "expected a whole number" },
     { "{\"rate\":2}", "rate", "expected a number from 0 to 1, found 2" },
+    { "{\"open\":0}", "open", "expected a number above 0 to below 1, found 0" },
+    { "{\"open\":1}", "open", "expected a number above 0 to below 1, found 1" },
     { "{\"rate\":1e999}", "rate", "expected a number" },
     { "{\"mode\":\"b\"}", "mode", "mode: expected one of 'a', 'bc', 'd', found the text 'b'" },
     { "{\"mode\":\"a|bc\"}", "mode", "expected one of" },
@@ -198,7 +201,7 @@ START_TEST(values_go_back_to_json)
     char *text = json_print(back);
     ck_assert_str_eq(text, "{\"rank\":16,\"rate\":3e-05,\"mode\":\"a\",\"targets\":[\"q\",\"v\"],\"root\":\"\","
                            "\"size\":67108864,\"wait\":2000,\"fast\":true,\"extra\":{\"a\":[1]},"
-                           "\"teacher\":{\"url\":\"u\"},\"free\":0}");
+                           "\"teacher\":{\"url\":\"u\"},\"free\":0,\"open\":0.5}");
     free(text);
     cJSON_Delete(back);
 }
@@ -268,7 +271,7 @@ END_TEST
 
 START_TEST(wider_rows_are_walked)
 {
-    struct wide wide[3] = { { .ours = rows[RANK] }, { .ours = rows[MODE] }, { .ours = rows[FREE + 1] } };
+    struct wide wide[3] = { { .ours = rows[RANK] }, { .ours = rows[MODE] }, { .ours = rows[OPEN + 1] } };
     memset(wide[0].more, 0xff, sizeof wide[0].more);
     option_table_clear(&table);
     ck_ok(option_table_copy(&wide[0].ours, sizeof wide[0], "test", &table, &err), err);
