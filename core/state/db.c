@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -203,28 +202,6 @@ const void *block_bytes(struct block *b, sqlite3_stmt *st, int column, size_t *o
 
 /* ---- open, close ------------------------------------------------------------------------------------------------------ */
 
-static int lock_take(struct state *s, const char *dir, struct claas_error *err)
-{
-    char *path = path_join(dir, "state.lock");
-    if (path == NULL) {
-        return err_oom(err, "the lock of the state directory");
-    }
-    int rc = 0;
-    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (s->lock_fd < 0) {
-        rc = err_errno(err, errno, "state_dir", "cannot open '%s'", path);
-    } else if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno == EWOULDBLOCK) {
-            rc = err_set(err, CLAAS_ERR_CONFLICT, "state_dir",
-                         "cannot use state directory '%s': another claas process has it", dir);
-        } else {
-            rc = err_errno(err, errno, "state_dir", "cannot lock '%s'", path);
-        }
-    }
-    free(path);
-    return rc;
-}
-
 static int connect_to(struct state *s, const char *path, int create, struct claas_error *err)
 {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE |
@@ -402,7 +379,7 @@ static int open_in(struct state *s, const char *dir, struct claas_error *err)
     struct stat st;
     int rc = dir_make(dir, 0700, err);
     if (rc == 0) {
-        rc = lock_take(s, dir, err);
+        rc = state_lock(dir, &s->lock_fd, err);
     }
     if (rc != 0) {
         return rc;

@@ -25,6 +25,10 @@ struct state_options {           /* zero: the default in brackets */
     int64_t feedback_age_ns;     /* [without limit] */
 };
 
+/* Takes the exclusive lock on <dir>/state.lock, for offline commands that write; closing *out_fd, or the end of the process,
+ * gives it back. CONFLICT, naming the pid, when another process has it. dir exists. */
+int state_lock(const char *dir, int *out_fd, struct claas_error *err);
+
 /* Opens <dir>/state.db (dir is made when absent, mode 0700) under an exclusive lock on <dir>/state.lock, which is held
  * until close: CONFLICT when another process has it. Makes the database when there is none, brings an older one
  * up to date. `options` may be null. */

@@ -301,7 +301,16 @@ START_TEST(the_directory_has_one_user)
     struct state *second = NULL;
     ck_failed(state_open(dir, NULL, &second, &err), CLAAS_ERR_CONFLICT, err);
     ck_assert_ptr_nonnull(strstr(err.message, dir));
+    char holder[32];
+    (void)snprintf(holder, sizeof holder, ", pid %ld", (long)getpid());
+    ck_assert_ptr_nonnull(strstr(err.message, holder));
+    int fd = -1;
+    ck_failed(state_lock(dir, &fd, &err), CLAAS_ERR_CONFLICT, err);
+    ck_assert_int_eq(fd, -1);
     state_close(s);
+    ck_ok(state_lock(dir, &fd, &err), err);
+    ck_failed(state_open(dir, NULL, &second, &err), CLAAS_ERR_CONFLICT, err);
+    ck_assert_int_eq(close(fd), 0);
     s = opened(NULL);
     state_close(s);
     char path[80];
