@@ -260,9 +260,8 @@ static int fill_section(struct config *config, const char *name, int key,
                              "%s: expected plugin: NAME (or leave the section out)", name);
 }
 
-static void fill_numbers(struct config *config)
+void fill_numbers(struct config *config, const struct claas_value *v)
 {
-    const struct claas_value *v = config->values.values;
     config->rollouts.max_count = v[KEY_ROLLOUTS_MAX_COUNT].i;
     config->rollouts.max_age_ms = v[KEY_ROLLOUTS_MAX_AGE].i;
     config->retention.keep_serve = v[KEY_RETENTION_KEEP_SERVE].i;
@@ -280,6 +279,7 @@ static void fill_numbers(struct config *config)
     config->limits.drain_timeout_ms = v[KEY_LIMITS_DRAIN_TIMEOUT].i;
     config->limits.request_timeout_ms = v[KEY_LIMITS_REQUEST_TIMEOUT].i;
     config->limits.train_timeout_ms = v[KEY_LIMITS_TRAIN_TIMEOUT].i;
+    config->limits.stop_timeout_ms = v[KEY_LIMITS_STOP_TIMEOUT].i;
     config->limits.idle_timeout_ms = v[KEY_LIMITS_IDLE_TIMEOUT].i;
 }
 
@@ -294,7 +294,7 @@ static int fill(struct config *config, struct claas_error *err)
     config->shares_device = shares[0] == 'p'   ? CONFIG_SHARES_PAUSE
                             : shares[0] == 's' ? CONFIG_SHARES_SLEEP
                                                : CONFIG_SHARES_NONE;
-    fill_numbers(config);
+    fill_numbers(config, v);
     int rc = fill_log(config, err);
     rc = rc ? rc : fill_listen(config, err);
     rc = rc ? rc : fill_section(config, "engine", KEY_ENGINE_PLUGIN, &config->engine, err);

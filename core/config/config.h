@@ -66,6 +66,7 @@ struct config {
         int64_t request_timeout_ms; /* chat, score */
         int64_t train_timeout_ms;   /* one step */
         int64_t idle_timeout_ms;    /* a silent connection */
+        int64_t stop_timeout_ms;    /* requests in progress when the daemon stops */
     } limits;
     struct option_values values;   /* all of the core's keys, by config_table() */
     struct config_node *root;      /* owned */
@@ -93,6 +94,14 @@ int config_load_overrides(const char *path, const char *const *sets, size_t n_se
  * joined to. */
 int config_parse(const char *text, size_t n, const char *name, const char *dir, struct config **out,
                  struct claas_error *err);
+
+/* 1 if a reload may change the row of config_table(). */
+int config_reloadable(size_t row);
+
+/* Makes `config`, read while another is in use, fit to take its place: what a reload may not change becomes as it is in
+ * `boot`, the one of the start, which must outlive it; `fixed` (may be null) is told each such key that differs. */
+typedef void (*config_fixed_fn)(void *ctx, const char *key);
+void config_rebase(struct config *config, const struct config *boot, config_fixed_fn fixed, void *ctx);
 
 /* Null is fine. */
 void config_free(struct config *config);

@@ -7,5 +7,7 @@
 
 /* log: levels by subsystem, form. */
 int fill_log(struct config *config, struct claas_error *err);
+/* Counts, sizes and times, from values of the whole table. */
+void fill_numbers(struct config *config, const struct claas_value *v);
 
 #endif

@@ -73,7 +73,14 @@
     X(LIMITS_TRAIN_TIMEOUT, "limits.train_timeout", CLAAS_MS, "30min", NULL, (1000, 7 * KEYS_DAY), \
       "longest a step may take") \
     X(LIMITS_IDLE_TIMEOUT, "limits.idle_timeout", CLAAS_MS, "60s", NULL, (1000, KEYS_DAY), \
-      "silence after which a connection is closed")
+      "silence after which a connection is closed") \
+    X(LIMITS_STOP_TIMEOUT, "limits.stop_timeout", CLAAS_MS, "20s", NULL, (0, KEYS_HOUR), \
+      "how long answers and steps in progress may go on when the daemon stops")
+
+/* Rows that a reload (SIGHUP) may change. What is not here and is read anew by nobody keeps the value of the start. */
+#define KEYS_RELOADABLE(X) \
+    X(LOG_LEVEL) X(LOG_LEVELS) X(LOG_FORMAT) X(RETENTION_SWEEP_EVERY) X(LIMITS_BATCH_ITEMS) X(LIMITS_REQUEST_TIMEOUT) \
+    X(LIMITS_TRAIN_TIMEOUT) X(LIMITS_STOP_TIMEOUT)
 
 enum {
 #define KEYS_ID(id, name, type, def, choices, bounds, help) KEY_##id,

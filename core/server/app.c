@@ -11,9 +11,16 @@
 #include "base/sha256.h"
 #include "base/utf8.h"
 #include "server/errors.h"
+#include "server/snapshot.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+const struct config *app_config(const struct app *app, const struct http_request *r)
+{
+    const struct snapshot *s = http_taken(r);
+    return s ? snapshot_config(s) : app->config;
+}
 
 static void app_unavailable(struct app *app, struct http_request *r, int configured, const char *what)
 {

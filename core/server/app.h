@@ -16,9 +16,11 @@
 #include <stdatomic.h>
 
 struct host_instance;
+struct snapshots;
 
 struct app {
-    const struct config *config;
+    const struct config *config;           /* of the start; what counts for a request: app_config */
+    struct snapshots *snapshots;           /* null: `config` counts always */
     struct state *state;                   /* from the start */
     _Atomic(struct adapters *) adapters;   /* null: not open yet, or no storage configured */
     _Atomic(struct serving *) serving;
@@ -32,6 +34,9 @@ struct app {
 /* The one table of routes. */
 extern const struct http_route app_routes[];
 extern const size_t app_n_routes;
+
+/* The configuration that the request goes by; lives as long as the request. */
+const struct config *app_config(const struct app *app, const struct http_request *r);
 
 /* Each gives the room, or answers 503 and gives null. */
 struct adapters *app_adapters(struct app *app, struct http_request *r);

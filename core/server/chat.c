@@ -273,7 +273,7 @@ static void chat_run(struct chat *c)
     const struct serving_stream stream = { .ctx = c, .begin = chat_begin, .piece = chat_piece };
     c->ask.request.stream = &stream;
     c->ask.request.call = http_call(c->r);
-    http_deadline(c->r, c->app->config->limits.request_timeout_ms);
+    http_deadline(c->r, app_config(c->app, c->r)->limits.request_timeout_ms);
     int rc = c->chat ? serving_chat(c->serving, &c->ask.request, &a, &err)
                      : serving_complete(c->serving, &c->ask.request, &a, &err);
     if (rc == 0) {

@@ -14,9 +14,11 @@
 #include "host/host.h"
 #include "server/app.h"
 #include "server/notify.h"
+#include "server/snapshot.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +28,6 @@
 #include <unistd.h>
 
 enum { PART_ENGINE, PART_STORAGE, PART_INFERENCE, PARTS };
-enum { GRACE_MS = 5000 };
 enum { FIRST_SWEEP_MS = 5000 };
 
 struct part {
@@ -44,6 +45,8 @@ struct daemon {
     int engine_serves;
     struct app app;
     char *port_file;
+    struct snapshots snapshots;  /* the configuration that counts */
+    int listener;                /* handed down to us, or -1 */
 
     struct option_table training_table;
     struct option_values training;
@@ -54,6 +57,7 @@ struct daemon {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     int stopping;                /* under lock */
+    unsigned reloads;            /* under lock */
     int exit_status;             /* under lock, with failure: why opening failed */
     struct claas_error failure;
 };
@@ -129,6 +133,8 @@ int daemon_new(const struct config *config, struct daemon **out, int *out_exit, 
     }
     d->config = config;
     d->failed_fd = -1;
+    d->listener = -1;
+    snapshots_init(&d->snapshots);
     pthread_condattr_t attr;
     (void)pthread_condattr_init(&attr);
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -286,19 +292,20 @@ static int daemon_open_feedback(struct daemon *d, struct claas_error *err)
     return rc;
 }
 
-/* Waits for so long (0: for ever) or until the daemon stops: 1 when it does. */
+/* Waits for so long (0: for ever): 1 when the daemon stops before, 2 when it reloads. */
 static int keeper_sleep(struct daemon *d, int64_t ms)
 {
     int64_t until = clock_mono_ns() + ms * 1000000;
     struct timespec at = { .tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000) };
     int late = 0;
     (void)pthread_mutex_lock(&d->lock);
-    while (!d->stopping && !late) {
+    unsigned reloads = d->reloads;
+    while (!d->stopping && !late && d->reloads == reloads) {
         late = ms > 0 ? pthread_cond_timedwait(&d->wake, &d->lock, &at) != 0 : pthread_cond_wait(&d->wake, &d->lock) != 0;
     }
-    int stopping = d->stopping;
+    int why = d->stopping ? 1 : d->reloads != reloads ? 2 : 0;
     (void)pthread_mutex_unlock(&d->lock);
-    return stopping;
+    return why;
 }
 
 static void keeper_sweep(struct daemon *d)
@@ -322,14 +329,24 @@ static void keeper_sweep(struct daemon *d)
     adapter_names_clear(&sweep.keys);
 }
 
+static int64_t keeper_every(struct daemon *d)
+{
+    struct snapshot *s = snapshot_take(&d->snapshots);
+    int64_t every = s ? snapshot_config(s)->retention.sweep_every_ms : d->config->retention.sweep_every_ms;
+    snapshot_drop(s);
+    return every;
+}
+
 /* The first sweep comes soon, for daemons that never run for long, but not in the way of the first requests. */
 static void keeper_keep(struct daemon *d)
 {
-    int64_t every = d->config->retention.sweep_every_ms;
+    int64_t every = keeper_every(d);
     int64_t wait = every < FIRST_SWEEP_MS ? every : FIRST_SWEEP_MS;
-    while (!keeper_sleep(d, wait)) {
-        keeper_sweep(d);
-        wait = every;
+    for (int why; (why = keeper_sleep(d, wait)) != 1;) {
+        if (why == 0) {
+            keeper_sweep(d);
+        }
+        wait = keeper_every(d);
     }
 }
 
@@ -357,7 +374,7 @@ static void *keeper_main(void *ctx)
     }
     atomic_store(&d->app.ready, 1);
     log_line(LOG_INFO, "server", "ready after %lld ms", (long long)((clock_mono_ns() - begun) / 1000000));
-    notify_send("READY=1\nSTATUS=ready");
+    notify_ready("ready");
     keeper_keep(d);
     return NULL;
 }
@@ -368,6 +385,23 @@ static void daemon_answered(void *ctx, size_t route, int status, int64_t took_ns
 {
     struct app *app = ctx;
     metrics_answered(&app->metrics, route, status, took_ns);
+}
+
+static void *daemon_begin(void *ctx)
+{
+    const struct app *app = ctx;
+    return snapshot_take(app->snapshots);
+}
+
+static void daemon_end(void *ctx, void *taken)
+{
+    (void)ctx;
+    snapshot_drop(taken);
+}
+
+void daemon_inherit(struct daemon *d, int listener)
+{
+    d->listener = listener;
 }
 
 static int daemon_open_state(struct daemon *d, struct claas_error *err)
@@ -412,6 +446,7 @@ int daemon_start(struct daemon *d, struct claas_error *err)
 {
     const struct config *c = d->config;
     d->app.config = c;
+    d->app.snapshots = &d->snapshots;
     metrics_init(&d->app.metrics);
     d->failed_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (d->failed_fd < 0) {
@@ -424,12 +459,15 @@ int daemon_start(struct daemon *d, struct claas_error *err)
     const struct http_options options = {
         .host = c->listen_host,
         .port = c->listen_port,
+        .listener = d->listener >= 0 ? &d->listener : NULL,
         .connections = (uint32_t)c->limits.connections,
         .idle_ms = (uint32_t)c->limits.idle_timeout_ms,
         .body_bytes = (size_t)c->limits.body_bytes,
         .routes = app_routes,
         .n_routes = app_n_routes,
         .app = &d->app,
+        .begin = daemon_begin,
+        .end = daemon_end,
         .answered = daemon_answered,
     };
     rc = http_start(&options, &d->app.http, err);
@@ -439,8 +477,12 @@ int daemon_start(struct daemon *d, struct claas_error *err)
     if (rc) {
         return rc;
     }
-    log_line(LOG_INFO, "server", strchr(c->listen_host, ':') ? "listening on http://[%s]:%u" : "listening on http://%s:%u",
-             c->listen_host, http_port(d->app.http));
+    if (d->listener >= 0) {
+        log_line(LOG_INFO, "server", "listening on the socket handed down, port %u", http_port(d->app.http));
+    } else {
+        log_line(LOG_INFO, "server", strchr(c->listen_host, ':') ? "listening on http://[%s]:%u" : "listening on http://%s:%u",
+                 c->listen_host, http_port(d->app.http));
+    }
     if (pthread_create(&d->keeper, NULL, keeper_main, d)) {
         return err_set(err, CLAAS_ERR_EXHAUSTED, "", "cannot start a thread");
     }
@@ -476,17 +518,97 @@ static void daemon_stop_keeper(struct daemon *d)
     (void)pthread_join(d->keeper, NULL);
 }
 
+/* ---- reload ---------------------------------------------------------------------------------------------------------------- */
+
+/* The options of plugins, as far as the same plugins are loaded; others are named by config_rebase. */
+static int reload_check(struct daemon *d, const struct config *config, struct claas_error *err)
+{
+    const struct config_section *const sections[PARTS] = { &config->engine, &config->storage, &config->inference };
+    int rc = 0;
+    for (int i = 0; i < PARTS && rc == 0; i++) {
+        const struct part *p = &d->parts[i];
+        struct option_values values = { 0 };
+        if (p->module && strcmp(p->section->plugin, sections[i]->plugin) == 0) {
+            rc = config_section_values(config, sections[i], host_module_options(p->module), &values, err);
+            rc = rc ? rc : host_module_check(p->module, &values, err);
+            rc = rc && values.table ? config_section_blame(config, sections[i], err->what, err) : rc;
+        }
+        option_values_clear(&values);
+    }
+    struct option_values training = { 0 };
+    if (rc == 0 && atomic_load(&d->app.feedback)) {
+        rc = config_section_values(config, &config->training, &d->training_table, &training, err);
+    }
+    option_values_clear(&training);
+    return rc;
+}
+
+static void reload_fixed(void *ctx, const char *key)
+{
+    (void)ctx;
+    log_line(LOG_WARNING, "config", "'%s' differs, but cannot change while running: restart to use the new value", key);
+}
+
+int daemon_reload(struct daemon *d, struct config *config, struct claas_error *err)
+{
+    int rc = reload_check(d, config, err);
+    if (rc) {
+        return rc;
+    }
+    config_rebase(config, d->config, reload_fixed, NULL);
+    rc = snapshots_swap(&d->snapshots, config, err);
+    if (rc) {
+        return rc;
+    }
+    log_configure(&config->log);
+    (void)pthread_mutex_lock(&d->lock);
+    d->reloads++;
+    (void)pthread_cond_broadcast(&d->wake);
+    (void)pthread_mutex_unlock(&d->lock);
+    return 0;
+}
+
+/* ---- the end --------------------------------------------------------------------------------------------------------------- */
+
+int daemon_ready(const struct daemon *d)
+{
+    return atomic_load(&d->app.ready);
+}
+
+int daemon_alive(struct daemon *d, uint32_t ms)
+{
+    return http_alive(d->app.http, ms);
+}
+
+void daemon_drain(struct daemon *d, int hurry)
+{
+    struct snapshot *s = snapshot_take(&d->snapshots);
+    const struct config *c = s ? snapshot_config(s) : d->config;
+    int64_t until = clock_mono_ns() + c->limits.stop_timeout_ms * 1000000;
+    struct pollfd p = { .fd = hurry, .events = POLLIN };
+    snapshot_drop(s);
+    notify_send("STOPPING=1\nSTATUS=finishing what is in progress");
+    http_quiesce(d->app.http);
+    while (!http_idle(d->app.http, 50)) {
+        int hurried = poll(&p, 1, 0) == 1;
+        if (hurried || clock_mono_ns() > until) {
+            log_line(LOG_WARNING, "server", "%s: what is in progress is cancelled",
+                     hurried ? "told to hurry" : "out of time");
+            return;
+        }
+    }
+}
+
 void daemon_free(struct daemon *d)
 {
     if (!d) {
         return;
     }
-    notify_send("STOPPING=1");
     if (d->app.http && d->port_file) {
         (void)unlink(d->port_file); /* whoever reads it finds nobody anyway */
     }
     daemon_stop_keeper(d);
-    http_stop(d->app.http, GRACE_MS);
+    http_stop(d->app.http, 0);
     feedback_close(atomic_load(&d->app.feedback));
     serving_close(atomic_load(&d->app.serving));
     adapters_close(atomic_load(&d->app.adapters));
@@ -503,6 +625,7 @@ void daemon_free(struct daemon *d)
     }
     (void)pthread_cond_destroy(&d->wake);
     (void)pthread_mutex_destroy(&d->lock);
+    snapshots_close(&d->snapshots);
     free(d->port_file);
     free(d);
 }

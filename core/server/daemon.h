@@ -21,6 +21,9 @@ int daemon_new(const struct config *config, struct daemon **out, int *out_exit, 
 /* The effective configuration as YAML. */
 int daemon_print(const struct daemon *d, struct buf *out, struct claas_error *err);
 
+/* A listening socket, taken over, to be used instead of the configured address; before daemon_start. */
+void daemon_inherit(struct daemon *d, int listener);
+
 /* Locks the state directory, listens, writes claasd.port, and begins to open the rest in a thread. */
 int daemon_start(struct daemon *d, struct claas_error *err);
 
@@ -28,7 +31,21 @@ int daemon_start(struct daemon *d, struct claas_error *err);
 int daemon_failed_fd(const struct daemon *d);
 int daemon_failure(struct daemon *d, struct claas_error *err);
 
-/* Stops what daemon_start began, finishing requests for a while. Null is fine. */
+/* Checks a configuration that was read anew, and lets it count where it may change while running; what else differs is
+ * named in a warning. Takes it over on success; on failure all stays. */
+int daemon_reload(struct daemon *d, struct config *config, struct claas_error *err);
+
+/* 1: all that is configured is open. */
+int daemon_ready(const struct daemon *d);
+
+/* 1: requests are taken and answered. */
+int daemon_alive(struct daemon *d, uint32_t ms);
+
+/* Accepts nothing more, and lets what is in progress finish for limits.stop_timeout, or until `hurry`, a descriptor, can
+ * be read. */
+void daemon_drain(struct daemon *d, int hurry);
+
+/* Stops what daemon_start began, cancelling what is still in progress. Null is fine. */
 void daemon_free(struct daemon *d);
 
 #endif

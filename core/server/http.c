@@ -12,12 +12,14 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <arpa/inet.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -60,6 +62,7 @@ static struct http_request *request_new(struct http *h, struct MHD_Connection *c
     if (r->trace.id[0]) {
         trace_print(&r->trace, r->traceparent);
     }
+    r->taken = h->o.begin ? h->o.begin(h->o.app) : NULL;
     r->call.request_id = r->id;
     r->call.traceparent = r->traceparent;
     (void)pthread_mutex_lock(&h->lock);
@@ -358,6 +361,20 @@ static int listen_open(const struct http_options *o, uint16_t *out_port, struct 
     return fd;
 }
 
+/* One that somebody else opened; a Unix socket has no port. */
+static int listen_inherit(int fd, uint16_t *out_port)
+{
+    struct sockaddr_storage at = { 0 };
+    socklen_t bytes = sizeof at;
+    *out_port = 0;
+    if (getsockname(fd, (struct sockaddr *)&at, &bytes) == 0) {
+        *out_port = at.ss_family == AF_INET    ? ntohs(((struct sockaddr_in *)&at)->sin_port)
+                    : at.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&at)->sin6_port)
+                                               : 0;
+    }
+    return fd;
+}
+
 __attribute__((format(printf, 2, 0))) static void http_log(void *ctx, const char *fmt, va_list args)
 {
     char line[512];
@@ -369,7 +386,7 @@ __attribute__((format(printf, 2, 0))) static void http_log(void *ctx, const char
 
 static int http_daemon(struct http *h, struct claas_error *err)
 {
-    int fd = listen_open(&h->o, &h->port, err);
+    int fd = h->o.listener ? listen_inherit(*h->o.listener, &h->port) : listen_open(&h->o, &h->port, err);
     if (fd < 0 || err->code) {
         return err->code;
     }
@@ -453,18 +470,51 @@ static void http_flush(struct http *h)
     (void)pthread_mutex_unlock(&h->lock);
 }
 
+/* What a client would see of us: a pair of sockets of which the daemon gets one end. */
+int http_alive(struct http *h, uint32_t ms)
+{
+    static const char question[] = "GET /health HTTP/1.0\r\n\r\n";
+    struct sockaddr_un nobody = { .sun_family = AF_UNIX };
+    char answer[64];
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair)) {
+        return 1; /* no descriptor is left: that is load, not death */
+    }
+    /* On failure it has closed the end itself. */
+    int alive = MHD_add_connection(h->daemon, pair[0], (struct sockaddr *)&nobody, sizeof nobody) != MHD_YES;
+    if (!alive) {
+        struct pollfd p = { .fd = pair[1], .events = POLLIN };
+        alive = send(pair[1], question, sizeof question - 1, MSG_NOSIGNAL) == (ssize_t)sizeof question - 1 &&
+                poll(&p, 1, (int)ms) == 1 && recv(pair[1], answer, sizeof answer, 0) > 0;
+    }
+    (void)close(pair[1]); /* nothing can be lost */
+    return alive;
+}
+
+void http_quiesce(struct http *h)
+{
+    if (!h->daemon || atomic_exchange(&h->stopping, 1)) {
+        return;
+    }
+    MHD_socket fd = MHD_quiesce_daemon(h->daemon);
+    if (fd != MHD_INVALID_SOCKET) {
+        (void)close(fd); /* nothing was written to it */
+    }
+    pool_stop(h->pool, request_drop);
+}
+
+int http_idle(struct http *h, uint32_t ms)
+{
+    return pool_wait(h->pool, ms);
+}
+
 void http_stop(struct http *h, uint32_t grace_ms)
 {
     if (!h) {
         return;
     }
-    atomic_store(&h->stopping, 1);
+    http_quiesce(h);
     if (h->daemon) {
-        MHD_socket fd = MHD_quiesce_daemon(h->daemon);
-        if (fd != MHD_INVALID_SOCKET) {
-            (void)close(fd); /* nothing was written to it */
-        }
-        pool_stop(h->pool, request_drop);
         if (!pool_wait(h->pool, grace_ms)) {
             http_cancel(h);
             while (!pool_wait(h->pool, 1000)) {

@@ -34,12 +34,17 @@ struct http_route {
 struct http_options {
     const char *host;          /* "127.0.0.1" or "::1" */
     uint16_t port;             /* 0: any free one */
+    const int *listener;       /* a listening socket to take over instead of those two; null: none */
     uint32_t connections;      /* at most so many; further ones wait in the kernel's queue */
     uint32_t idle_ms;          /* a silent connection is closed; a body must be there within four times this */
     size_t body_bytes;
     const struct http_route *routes; /* borrowed */
     size_t n_routes;
     void *app;
+    /* [libmicrohttpd's thread] What a request goes by from its beginning to its end, such as the configuration that
+     * counts now; and its end [any thread]. Both may be null. */
+    void *(*begin)(void *app);
+    void (*end)(void *app, void *taken);
     /* [any thread, quick] A request was answered. `route` is its row, n_routes if there was none. May be null. */
     void (*answered)(void *app, size_t route, int status, int64_t took_ns);
 };
@@ -47,6 +52,13 @@ struct http_options {
 /* Listens when it returns. */
 int http_start(const struct http_options *options, struct http **out, struct claas_error *err);
 uint16_t http_port(const struct http *h);
+/* Accepts nothing more; requests that had not begun get 503. Those in progress go on. */
+void http_quiesce(struct http *h);
+/* 1: after at most so many milliseconds no handler is at work; behind http_quiesce. */
+int http_idle(struct http *h, uint32_t ms);
+/* 1: within so many milliseconds the threads that serve took a connection and answered GET /health on it, or there was no
+ * place for one; 0: they hang. */
+int http_alive(struct http *h, uint32_t ms);
 /* Accepts nothing more, gives running handlers `grace_ms` to finish, then cancels their calls and waits for them; sends
  * what they answered; frees. Requests that had not begun get 503. Null is fine. */
 void http_stop(struct http *h, uint32_t grace_ms);
@@ -62,6 +74,8 @@ void http_load(struct http *h, struct http_load *out);
 const char *http_request_id(const struct http_request *r);
 /* The traceparent (W3C Trace Context) of this request's own span; "" when the client told of no trace. */
 const char *http_request_trace(const struct http_request *r);
+/* What begin() took for this request; null without one. */
+void *http_taken(const struct http_request *r);
 /* The segment that stood for {id}; "" if the route has none. */
 const char *http_path_id(const struct http_request *r);
 /* Value of a query parameter, null if absent. *bad (may be null) is set when it is not valid text. */

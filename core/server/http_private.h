@@ -40,6 +40,7 @@ struct http_request {
     struct MHD_Connection *connection;
     const struct http_route *route;   /* null: none */
     atomic_int refs;                  /* libmicrohttpd's, the handler's, the stream's */
+    void *taken;
     int fd;
     int64_t begun_ns;
     char id[HTTP_ID_MAX + 1];

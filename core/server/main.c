@@ -3,6 +3,8 @@
 #include <config.h>
 
 #include "server/daemon.h"
+#include "server/inherit.h"
+#include "server/notify.h"
 
 #include "base/err.h"
 #include "base/log.h"
@@ -10,6 +12,7 @@
 #include <claas/version.h>
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -82,6 +85,15 @@ static int flags_parse(int argc, char **argv, struct flags *f, int *out_exit)
     return 0;
 }
 
+/* The signal comes for an end from now on; one that came before shows in another parent. */
+static int parent_watch(pid_t parent, struct claas_error *err)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM)) {
+        return err_errno(err, errno, "", "cannot watch the parent process");
+    }
+    return getppid() == parent ? 0 : err_set(err, CLAAS_ERR_CANCELLED, "", "stopping: the parent process has ended");
+}
+
 /* Blocked before the first thread, taken from a descriptor; children and libraries never see a broken pipe. */
 static int signals_open(sigset_t *set)
 {
@@ -95,12 +107,17 @@ static int signals_open(sigset_t *set)
     return signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* From now on a signal ends the process at once: the second one of an impatient user. */
-static void signals_release(const sigset_t *set)
+/* From now on a signal ends the process at once: the third one of an impatient user, or one that comes while what was
+ * cancelled still takes its time. */
+static void signals_release(const sigset_t *set, int signals)
 {
+    struct signalfd_siginfo taken;
+    while (read(signals, &taken, sizeof taken) == sizeof taken) {
+        continue; /* the second one has had its effect */
+    }
     (void)signal(SIGTERM, SIG_DFL);
     (void)signal(SIGINT, SIG_DFL);
-    (void)signal(SIGHUP, SIG_DFL);
+    (void)signal(SIGHUP, SIG_IGN);
     (void)pthread_sigmask(SIG_UNBLOCK, set, NULL);
 }
 
@@ -114,12 +131,61 @@ static void limits_raise(void)
     }
 }
 
-static int run_until_signal(struct daemon *d, int signals)
+/* SIGHUP: reads and checks all, then lets it count; else all stays. */
+static void reload(struct daemon *d, const struct flags *f)
 {
     struct claas_error err = ERR_INIT;
+    struct config *config = NULL;
+    int ready = daemon_ready(d); /* if not, the keeper is still to say so */
+    if (ready) {
+        notify_reloading();
+    }
+    int rc = config_load_overrides(f->file, f->sets, f->n_sets, &config, &err);
+    rc = rc ? rc : daemon_reload(d, config, &err);
+    if (rc) {
+        log_line(LOG_ERROR, "config", "the configuration stays as it was: %s", err.message);
+        config_free(config);
+    } else {
+        log_line(LOG_INFO, "config", "reloaded '%s'", f->file);
+    }
+    if (ready) {
+        notify_ready(rc ? "the configuration was not reloaded, see the log" : "ready");
+    }
+}
+
+/* The service manager kills who does not say in time that he lives; so this is asked, not taken for granted. */
+static void watchdog(struct daemon *d, int64_t every_ms)
+{
+    if (daemon_alive(d, (uint32_t)(every_ms / 2))) {
+        notify_send("WATCHDOG=1");
+    } else {
+        log_line(LOG_ERROR, "server", "requests are not answered: the watchdog is not told that all is well");
+    }
+}
+
+/* 1: go on; 0: stop. */
+static int take_signal(struct daemon *d, const struct flags *f, int signals)
+{
+    struct signalfd_siginfo info;
+    if (read(signals, &info, sizeof info) != sizeof info) {
+        return 1;
+    }
+    if (info.ssi_signo == SIGHUP) {
+        reload(d, f);
+        return 1;
+    }
+    log_line(LOG_INFO, "server", "stopping: signal %u", info.ssi_signo);
+    return 0;
+}
+
+static int run_until_signal(struct daemon *d, const struct flags *f, int signals)
+{
+    struct claas_error err = ERR_INIT;
+    int64_t every_ms = notify_watchdog_ms();
     for (;;) {
         struct pollfd p[2] = { { .fd = signals, .events = POLLIN }, { .fd = daemon_failed_fd(d), .events = POLLIN } };
-        if (poll(p, 2, -1) < 0 && errno != EINTR) {
+        int n = poll(p, 2, every_ms > 0 && every_ms < INT_MAX ? (int)every_ms : -1);
+        if (n < 0 && errno != EINTR) {
             return DAEMON_FAILED;
         }
         if (p[1].revents) {
@@ -127,29 +193,49 @@ static int run_until_signal(struct daemon *d, int signals)
             log_line(LOG_ERROR, "server", "%s", err.message);
             return status;
         }
-        struct signalfd_siginfo info;
-        if (p[0].revents && read(signals, &info, sizeof info) == sizeof info) {
-            log_line(LOG_INFO, "server", "stopping: signal %u", info.ssi_signo);
+        if (p[0].revents && !take_signal(d, f, signals)) {
             return DAEMON_OK;
         }
+        if (every_ms > 0) {
+            watchdog(d, every_ms);
+        }
     }
+}
+
+static int inherit(struct daemon *d, struct claas_error *err)
+{
+    struct inherited sockets[INHERIT_MAX];
+    size_t n = 0;
+    int rc = inherit_sockets(sockets, &n, err);
+    if (rc == 0 && n > 1) {
+        rc = err_set(err, CLAAS_ERR_INVALID, "LISTEN_FDS", "cannot use %zu sockets of LISTEN_FDS: expected one", n);
+    }
+    if (rc == 0 && n == 1) {
+        rc = inherit_check_local(&sockets[0], err);
+    }
+    if (rc == 0 && n == 1) {
+        daemon_inherit(d, sockets[0].fd);
+    }
+    return rc;
 }
 
 static int serve(struct daemon *d, const struct flags *f, const sigset_t *set, int signals)
 {
     struct claas_error err = ERR_INIT;
-    if (f->with_parent && prctl(PR_SET_PDEATHSIG, SIGTERM)) {
-        log_line(LOG_ERROR, "server", "cannot watch the parent process");
-        return DAEMON_FAILED;
-    }
     limits_raise();
     int status = DAEMON_FAILED;
-    if (daemon_start(d, &err)) {
+    if (inherit(d, &err) || daemon_start(d, &err)) {
         log_line(LOG_ERROR, "server", "%s", err.message);
     } else {
-        status = run_until_signal(d, signals);
+        status = run_until_signal(d, f, signals);
+        sigset_t ends;
+        (void)sigemptyset(&ends);
+        (void)sigaddset(&ends, SIGTERM);
+        (void)sigaddset(&ends, SIGINT);
+        (void)signalfd(signals, &ends, 0); /* a reload is of no use any more; of an open descriptor this cannot fail */
+        daemon_drain(d, signals);
     }
-    signals_release(set);
+    signals_release(set, signals);
     return status;
 }
 
@@ -177,6 +263,7 @@ int main(int argc, char **argv)
     struct config *config = NULL;
     struct daemon *d = NULL;
     sigset_t set;
+    const pid_t parent = getppid();
     int status = DAEMON_OK;
     if (flags_parse(argc, argv, &f, &status)) {
         return status;
@@ -190,6 +277,9 @@ int main(int argc, char **argv)
     int signals = checks ? -1 : signals_open(&set);
     if (!checks && signals < 0) {
         log_line(LOG_ERROR, "server", "cannot take signals");
+        status = DAEMON_FAILED;
+    } else if (f.with_parent && parent_watch(parent, &err)) {
+        log_line(LOG_ERROR, "server", "%s", err.message);
         status = DAEMON_FAILED;
     } else if (daemon_new(config, &d, &status, &err)) {
         log_line(LOG_ERROR, "server", "%s", err.message);

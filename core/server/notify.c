@@ -4,9 +4,11 @@
 
 #include "server/notify.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -33,4 +35,30 @@ void notify_send(const char *message)
     if (fd >= 0) {
         (void)close(fd); /* the datagram is sent or lost */
     }
+}
+
+void notify_ready(const char *status)
+{
+    char message[512];
+    (void)snprintf(message, sizeof message, "READY=1\nMAINPID=%ld\nSTATUS=%s", (long)getpid(), status);
+    notify_send(message);
+}
+
+void notify_reloading(void)
+{
+    char message[128];
+    (void)snprintf(message, sizeof message, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)(clock_mono_ns() / 1000));
+    notify_send(message);
+}
+
+int64_t notify_watchdog_ms(void)
+{
+    const char *allowed = getenv("WATCHDOG_USEC");
+    const char *whom = getenv("WATCHDOG_PID");
+    char *end = NULL;
+    long long usec = allowed ? strtoll(allowed, &end, 10) : 0;
+    if (usec <= 0 || *end != '\0' || (whom && strtoll(whom, NULL, 10) != (long long)getpid())) {
+        return 0;
+    }
+    return usec / 2000 > 0 ? usec / 2000 : 1;
 }

@@ -25,6 +25,9 @@ void request_unref(struct http_request *r)
     for (size_t i = 0; i < r->n_headers; i++) {
         free(r->headers[i].value);
     }
+    if (r->http->o.end && r->taken) {
+        r->http->o.end(r->http->o.app, r->taken);
+    }
     cJSON_Delete(r->body);
     buf_clear(&r->received);
     buf_clear(&r->out);
@@ -43,6 +46,11 @@ const char *http_request_id(const struct http_request *r)
 const char *http_request_trace(const struct http_request *r)
 {
     return r->traceparent;
+}
+
+void *http_taken(const struct http_request *r)
+{
+    return r->taken;
 }
 
 const char *http_path_id(const struct http_request *r)

@@ -69,7 +69,7 @@ void score_answer(void *ctx, struct http_request *r)
     struct serving_score score = { 0 };
     q.messages = messages;
     q.completion_bytes = strlen(q.completion);
-    http_deadline(r, app->config->limits.request_timeout_ms);
+    http_deadline(r, app_config(app, r)->limits.request_timeout_ms);
     if (serving_score(s, &q, &score, &err)) {
         http_fail(r, &err);
         return;

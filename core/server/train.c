@@ -146,12 +146,12 @@ void train_feedback(void *ctx, struct http_request *r)
     struct app *app = ctx;
     struct check c = CHECK_INIT("body");
     struct feedback_request q = { .call = http_call(r) };
-    struct feedback_item *items = feedback_parse(&c, http_body(r), app->config, &q);
+    struct feedback_item *items = feedback_parse(&c, http_body(r), app_config(app, r), &q);
     struct feedback *f = app_refused(r, &c) ? NULL : app_feedback(app, r);
     if (f && items) {
         struct claas_error err = ERR_INIT;
         struct feedback_result result = { 0 };
-        http_deadline(r, app->config->limits.train_timeout_ms);
+        http_deadline(r, app_config(app, r)->limits.train_timeout_ms);
         if (feedback_run(f, &q, &result, &err) == 0) {
             (void)atomic_fetch_add(&app->metrics.steps_ok, 1);
             http_answer(r, 200, feedback_body(&result));
@@ -207,7 +207,7 @@ void train_init(void *ctx, struct http_request *r)
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "lora_id");
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "base_model");
     q.spec = spec;
-    http_deadline(r, app->config->limits.train_timeout_ms);
+    http_deadline(r, app_config(app, r)->limits.train_timeout_ms);
     if (feedback_create(f, &q, &made, &err) == 0) {
         http_answer(r, 200, init_body(&made));
     } else {

@@ -695,6 +695,68 @@ START_TEST(page_has_every_key)
 }
 END_TEST
 
+START_TEST(page_tells_what_can_be_reloaded)
+{
+    struct buf page = BUF_INIT;
+    char line[256];
+    read_source("man/claasd.yaml.5", &page);
+    char *section = strstr(page.data, "\n.Sh RELOAD\n");
+    ck_assert_ptr_nonnull(section);
+    char *end = strstr(section + 1, "\n.Sh ");
+    ck_assert_ptr_nonnull(end);
+    *end = '\0';
+    for (size_t i = 0; i < config_table()->n; i++) {
+        (void)snprintf(line, sizeof line, "\n.It\n.Ic %s\n", config_table()->rows[i].name);
+        ck_assert_msg((strstr(section, line) != NULL) == config_reloadable(i), "%s", config_table()->rows[i].name);
+    }
+    buf_clear(&page);
+}
+END_TEST
+
+static void tell_fixed(void *ctx, const char *key)
+{
+    buf_addf(ctx, "%s ", key);
+}
+
+/* What may change does, what may not stays as at the start and is told, wherever it stands. */
+START_TEST(a_reload_changes_what_it_may)
+{
+    struct buf told = BUF_INIT;
+    ck_ok(parse("listen: 127.0.0.1:1\nlog: {level: error}\nlimits: {body: 1MiB, request_timeout: 5s}\n"
+                "engine: {plugin: cpu, model: a, threads: 2}\ntraining: {alpha: 0.5}\nstorage: {plugin: fs, root: /x}\n"
+                "allowed_init_base_models: [a, b]\n"), err);
+    struct config *boot = config;
+    config = NULL;
+    ck_ok(parse("listen: 127.0.0.1:2\nlog: {level: debug, levels: {state: trace}}\n"
+                "limits: {body: 2MiB, request_timeout: 6s}\n"
+                "engine: {plugin: cuda, model: b, device: 1}\ntraining: {alpha: 0.5}\nstorage: {plugin: fs, root: /x}\n"
+                "allowed_init_base_models: [a, c]\n"), err);
+    config_rebase(config, boot, tell_fixed, &told);
+    ck_assert_str_eq(buf_str(&told), "listen engine.plugin allowed_init_base_models limits.body engine.model engine.device "
+                                     "engine.threads ");
+    ck_assert_int_eq(config->log.level, LOG_DEBUG);
+    ck_assert_int_eq(config->log.rooms[log_room_find("state")], LOG_TRACE);
+    ck_assert_int_eq(config->limits.request_timeout_ms, 6000);
+    ck_assert_int_eq(config->limits.body_bytes, 1 << 20);
+    ck_assert_uint_eq(config->listen_port, 1);
+    ck_assert_str_eq(config->listen, "127.0.0.1:1");
+    ck_assert_str_eq(config->engine.plugin, "cpu");
+    ck_assert_str_eq(config->allowed_init_base_models[1], "b");
+    config_free(config);
+    config = NULL;
+    ck_assert_int_eq(boot->limits.request_timeout_ms, 5000);
+    ck_assert_str_eq(boot->engine.plugin, "cpu");
+    buf_cut(&told, 0);
+    ck_ok(parse("listen: 127.0.0.1:1\nlimits: {body: 1MiB}\nstorage: {root: /x, plugin: fs}\n"
+                "engine: {threads: 2, plugin: cpu, model: a}\ntraining: {alpha: 0.5}\n"
+                "allowed_init_base_models: [a, b]\n"), err);
+    config_rebase(config, boot, tell_fixed, &told);
+    ck_assert_str_eq(buf_str(&told), "");
+    config_free(boot);
+    buf_clear(&told);
+}
+END_TEST
+
 START_TEST(table_is_a_good_table)
 {
     struct option_table copy;
@@ -730,6 +792,8 @@ static Suite *suite(void)
     tcase_add_test(t, sample_has_every_key);
     tcase_add_test(t, quickstart_parses);
     tcase_add_test(t, page_has_every_key);
+    tcase_add_test(t, page_tells_what_can_be_reloaded);
+    tcase_add_test(t, a_reload_changes_what_it_may);
     tcase_add_test(t, table_is_a_good_table);
     suite_add_tcase(s, t);
     return s;
