@@ -292,10 +292,10 @@ static int journal_check(struct state *s, struct claas_error *err)
                 : 0;
 }
 
-static int check_pages(struct state *s, struct claas_error *err)
+int db_check(struct state *s, int thorough, struct claas_error *err)
 {
     sqlite3_stmt *st = NULL;
-    int rc = db_prepare(s, "PRAGMA quick_check(1)", "check", &st, err);
+    int rc = db_prepare(s, thorough ? "PRAGMA integrity_check(1)" : "PRAGMA quick_check(1)", "check", &st, err);
     if (rc != 0) {
         return rc;
     }
@@ -344,8 +344,14 @@ static int tidy(struct state *s, struct claas_error *err)
     }
     rc = db_run(s, "tidy", err,
                 "UPDATE feedback SET status = 'interrupted', error = 'the daemon ended before the request did',"
-                " error_code = ? WHERE status = 'running'",
+                " error_code = ? WHERE status = 'running' AND id NOT IN (SELECT id FROM jobs WHERE ended_ns = 0)",
                 "i", (int64_t)CLAAS_ERR_INTERNAL);
+    if (rc == 0) {
+        rc = jobs_prune(s, now, err);
+    }
+    if (rc == 0) {
+        rc = audit_prune(s, now, err);
+    }
     if (rc == 0) {
         rc = feedback_prune(s, now, err);
     }
@@ -363,7 +369,7 @@ static int open_existing(struct state *s, const struct stat *st, struct claas_er
     }
     int rc = connect_to(s, s->path, 0, err);
     if (rc == 0 && st->st_size <= CHECK_BYTES) {
-        rc = check_pages(s, err);
+        rc = db_check(s, 0, err);
     }
     if (rc == 0) {
         rc = db_migrate(s, err);
@@ -399,6 +405,20 @@ static int open_in(struct state *s, const char *dir, struct claas_error *err)
     return rc == 0 ? open_existing(s, &st, err) : rc;
 }
 
+/* Whoever reads of damage also reads how to go on. */
+static int way_out(const struct state *s, struct claas_error *err)
+{
+    char said[sizeof err->message];
+    if (err == NULL) {
+        return CLAAS_ERR_CORRUPT;
+    }
+    (void)snprintf(said, sizeof said, "%s", err->message);
+    return err_set(err, CLAAS_ERR_CORRUPT, "state_dir",
+                   "%s; put a backup in its place with 'claas restore FILE' ('%s.v1' and the like are copies made before "
+                   "updates)",
+                   said, s->path);
+}
+
 int state_open(const char *dir, const struct state_options *options, struct state **out, struct claas_error *err)
 {
     struct state *s = calloc(1, sizeof *s);
@@ -418,12 +438,21 @@ int state_open(const char *dir, const struct state_options *options, struct stat
     if (s->options.feedback_max == 0) {
         s->options.feedback_max = 100000;
     }
+    if (s->options.jobs_age_ns == 0) {
+        s->options.jobs_age_ns = INT64_C(7) * 24 * 3600 * 1000000000;
+    }
+    if (s->options.audit_age_ns == 0) {
+        s->options.audit_age_ns = INT64_C(365) * 24 * 3600 * 1000000000;
+    }
     if (pthread_mutex_init(&s->mutex, NULL) != 0) {
         free(s);
         return err_oom(err, "the state database");
     }
     s->path = path_join(dir, "state.db");
     int rc = s->path == NULL ? err_oom(err, "the state database") : open_in(s, dir, err);
+    if (rc == CLAAS_ERR_CORRUPT) {
+        rc = way_out(s, err);
+    }
     if (rc != 0) {
         state_close(s);
         return rc;

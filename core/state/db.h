@@ -40,12 +40,26 @@ int db_number(struct state *s, const char *doing, int64_t otherwise, int64_t *ou
 int db_begin(struct state *s, const char *doing, struct claas_error *err);
 int db_end(struct state *s, int rc, const char *doing, struct claas_error *err);
 
+/* The whole database as it is now into `file`, which appears complete and durable or not at all. */
+int db_copy(struct state *s, const char *file, struct claas_error *err);
+/* 0 if the open database is sound and ours; `thorough` reads every index too. */
+int db_check(struct state *s, int thorough, struct claas_error *err);
+
+/* 0 if the open database has our mark, and tables that this claas knows. */
+int db_is_ours(struct state *s, struct claas_error *err);
 /* Tables: makes them or brings them up to date. */
 int db_migrate(struct state *s, struct claas_error *err);
 
 /* Under the mutex, inside a transaction: what is over the bounds goes. */
 int rollouts_prune(struct state *s, int64_t now_ns, struct claas_error *err);
 int feedback_prune(struct state *s, int64_t now_ns, struct claas_error *err);
+int jobs_prune(struct state *s, int64_t now_ns, struct claas_error *err);
+int audit_prune(struct state *s, int64_t now_ns, struct claas_error *err);
+/* Under the mutex, inside a transaction: one more row; a record with its rollouts, its end, its removal. */
+int audit_write(struct state *s, const struct state_audit *a, struct claas_error *err);
+int feedback_write(struct state *s, const struct state_feedback *f, struct claas_error *err);
+int feedback_end(struct state *s, const struct state_job_end *e, struct claas_error *err);
+int feedback_drop(struct state *s, const char *id, struct claas_error *err);
 /* Under the mutex: counts the unrated rollouts. */
 int rollouts_recount(struct state *s, struct claas_error *err);
 

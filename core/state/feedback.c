@@ -70,7 +70,7 @@ static int names_write(struct state *s, int64_t seq, const struct state_feedback
     return rc == 0 ? rate(s, seq, 1, err) : rc;
 }
 
-static int put(struct state *s, const struct state_feedback *f, struct claas_error *err)
+int feedback_write(struct state *s, const struct state_feedback *f, struct claas_error *err)
 {
     int64_t seq = 0;
     int rc = db_run(s, "write to", err,
@@ -92,13 +92,35 @@ static int put(struct state *s, const struct state_feedback *f, struct claas_err
     return rc == 0 ? feedback_prune(s, clock_real_ns(), err) : rc;
 }
 
+int feedback_end(struct state *s, const struct state_job_end *e, struct claas_error *err)
+{
+    return db_run(s, "write to", err,
+                  "UPDATE feedback SET status = ?, phase = ?, version_from = ?, version_to = ?, metrics = ?, timing = ?,"
+                  " error_code = ?, error = ? WHERE id = ?",
+                  "ttuuttitt", e->error_code == 0 ? "ok" : "error", e->phase, e->version_from, e->version,
+                  e->metrics_json, e->timing_json, (int64_t)e->error_code, e->error, e->id);
+}
+
+int feedback_drop(struct state *s, const char *id, struct claas_error *err)
+{
+    int64_t seq = 0;
+    int rc = db_number(s, "write to", 0, &seq, err, "SELECT seq FROM feedback WHERE id = ?", "t", id);
+    if (rc == 0) {
+        rc = rate(s, seq, -1, err);
+    }
+    if (rc == 0) {
+        rc = db_run(s, "write to", err, "DELETE FROM feedback WHERE seq = ?", "i", seq);
+    }
+    return rc == 0 ? rollouts_recount(s, err) : rc;
+}
+
 int state_feedback_put(struct state *s, const struct state_feedback *f, struct claas_error *err)
 {
     (void)pthread_mutex_lock(&s->mutex);
     uint64_t before = s->n_unrated;
     int rc = db_begin(s, "write to", err);
     if (rc == 0) {
-        rc = db_end(s, put(s, f, err), "write to", err);
+        rc = db_end(s, feedback_write(s, f, err), "write to", err);
     }
     if (rc != 0) {
         s->n_unrated = before;

@@ -6,6 +6,7 @@
 #include "state/db.h"
 
 #include "base/err.h"
+#include "base/log.h"
 
 /* "clas": tells our database from anybody else's. */
 #define APPLICATION_ID 0x636C6173
@@ -35,6 +36,25 @@ static const char *const steps[] = {
     " feedback INTEGER NOT NULL REFERENCES feedback (seq) ON DELETE CASCADE, position INTEGER NOT NULL,"
     " rollout TEXT NOT NULL, PRIMARY KEY (feedback, position)) WITHOUT ROWID;"
     "CREATE INDEX feedback_rollouts_by_rollout ON feedback_rollouts (rollout);",
+    /* 2: the journal of jobs, and the audit, whose rows are never changed: they are only dropped by age. */
+    "CREATE TABLE jobs ("
+    " seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, adapter TEXT NOT NULL,"
+    " state TEXT NOT NULL, phase TEXT NOT NULL, request TEXT NOT NULL, result TEXT, key TEXT, body BLOB,"
+    " log_from INTEGER NOT NULL, version INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,"
+    " accepted_ns INTEGER NOT NULL, started_ns INTEGER NOT NULL DEFAULT 0, ended_ns INTEGER NOT NULL DEFAULT 0,"
+    " error_code INTEGER NOT NULL DEFAULT 0, error TEXT, error_what TEXT);"
+    "CREATE UNIQUE INDEX jobs_by_key ON jobs (owner, key) WHERE key IS NOT NULL;"
+    "CREATE INDEX jobs_by_owner ON jobs (owner, seq);"
+    "CREATE INDEX jobs_open ON jobs (seq) WHERE ended_ns = 0;"
+    "CREATE INDEX jobs_ended ON jobs (ended_ns) WHERE ended_ns > 0;"
+    "CREATE TABLE audit ("
+    " seq INTEGER PRIMARY KEY AUTOINCREMENT, time_ns INTEGER NOT NULL, owner TEXT NOT NULL, action TEXT NOT NULL,"
+    " adapter TEXT NOT NULL, job TEXT NOT NULL, version INTEGER NOT NULL, code INTEGER NOT NULL, reason TEXT);"
+    "CREATE INDEX audit_by_time ON audit (time_ns);"
+    "CREATE INDEX audit_by_owner ON audit (owner, seq);"
+    "CREATE INDEX audit_by_job ON audit (job) WHERE job <> '';"
+    "CREATE TRIGGER audit_append_only BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only');"
+    " END;",
 };
 enum { N_STEPS = sizeof steps / sizeof steps[0] };
 
@@ -62,29 +82,64 @@ static int step_apply(struct state *s, int64_t from, struct claas_error *err)
     return rc;
 }
 
-int db_migrate(struct state *s, struct claas_error *err)
+/* What an older claas can still read, should one have to go back: state.db.v1 beside state.db. */
+static int copy_keep(struct state *s, int64_t version, struct claas_error *err)
+{
+    char *file = sqlite3_mprintf("%s.v%lld", s->path, (long long)version);
+    if (file == NULL) {
+        return err_oom(err, "a copy of the state database");
+    }
+    int rc = db_copy(s, file, err);
+    if (rc == 0) {
+        log_line(LOG_INFO, "state", "the tables have version %lld: kept a copy as '%s' before bringing them up to date",
+                 (long long)version, file);
+    }
+    sqlite3_free(file);
+    return rc;
+}
+
+static int marks_read(struct state *s, int64_t *out_version, int64_t *out_tables, struct claas_error *err)
 {
     int64_t application = 0;
-    int64_t version = 0;
-    int64_t tables = 0;
     int rc = pragma(s, "PRAGMA application_id", &application, err);
     if (rc == 0) {
-        rc = pragma(s, "PRAGMA user_version", &version, err);
+        rc = pragma(s, "PRAGMA user_version", out_version, err);
     }
     if (rc == 0) {
-        rc = pragma(s, "SELECT count(*) FROM sqlite_schema", &tables, err);
+        rc = pragma(s, "SELECT count(*) FROM sqlite_schema", out_tables, err);
     }
     if (rc != 0) {
         return rc;
     }
-    if (tables > 0 && (application != APPLICATION_ID || version < 1)) {
+    if (*out_tables > 0 && (application != APPLICATION_ID || *out_version < 1)) {
         return err_set(err, CLAAS_ERR_CORRUPT, "state_dir", "cannot open '%s': it is not a state database of claas",
                        s->path);
     }
-    if (version > N_STEPS) {
+    if (*out_version > N_STEPS) {
         return err_set(err, CLAAS_ERR_UNSUPPORTED, "state_dir",
                        "cannot open '%s': its tables have version %lld, made by a newer claas (this one knows %d)",
-                       s->path, (long long)version, (int)N_STEPS);
+                       s->path, (long long)*out_version, (int)N_STEPS);
+    }
+    return 0;
+}
+
+int db_is_ours(struct state *s, struct claas_error *err)
+{
+    int64_t version = 0;
+    int64_t tables = 0;
+    int rc = marks_read(s, &version, &tables, err);
+    return rc == 0 && tables == 0 ? err_set(err, CLAAS_ERR_CORRUPT, "state_dir",
+                                            "cannot use '%s': it is not a state database of claas", s->path)
+                                  : rc;
+}
+
+int db_migrate(struct state *s, struct claas_error *err)
+{
+    int64_t version = 0;
+    int64_t tables = 0;
+    int rc = marks_read(s, &version, &tables, err);
+    if (rc == 0 && tables > 0 && version < N_STEPS) {
+        rc = copy_keep(s, version, err);
     }
     for (; rc == 0 && version < N_STEPS; version++) {
         rc = step_apply(s, version, err);

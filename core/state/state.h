@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* What this host remembers: rollouts (what was asked and answered, exactly) and feedback records, in one SQLite
- * database. The only room with SQL; the others see the structs below.
+/* What this host remembers: rollouts (what was asked and answered, exactly), feedback records, the journal of jobs and
+ * the audit, in one SQLite database. The only room with SQL; the others see the structs below.
  *
  * Any thread may call any function. A record is durable (WAL, synchronous FULL) when the function that wrote it has
  * returned 0. A database that cannot be read is CLAAS_ERR_CORRUPT with its path in the message and is never replaced;
- * one made by a newer claas is UNSUPPORTED. Jobs, journal and keys will be further tables behind further functions:
- * `owner` is the key's owner and is "" as long as there are no keys. */
+ * one made by a newer claas is UNSUPPORTED. `owner` is the id of the caller's key, "" for callers without one. */
 #ifndef STATE_STATE_H
 #define STATE_STATE_H
 
@@ -23,6 +22,8 @@ struct state_options {           /* zero: the default in brackets */
     int64_t rollouts_age_ns;     /* and no longer than this [30 days] */
     uint64_t feedback_max;       /* feedback records kept, with the rollouts they rate [100000] */
     int64_t feedback_age_ns;     /* [without limit] */
+    int64_t jobs_age_ns;         /* jobs that have ended are kept so long [7 days] */
+    int64_t audit_age_ns;        /* and what the audit tells so long [365 days] */
 };
 
 /* Takes the exclusive lock on <dir>/state.lock, for offline commands that write; closing *out_fd, or the end of the process,
@@ -127,6 +128,100 @@ struct state_feedbacks { /* newest first; free with state_feedbacks_clear */
 int state_feedback_list(struct state *s, const char *adapter, const char *owner, uint64_t before, uint32_t limit,
                         struct state_feedbacks *out, struct claas_error *err);
 void state_feedbacks_clear(struct state_feedbacks *list);
+
+/* ---- jobs: the journal ----------------------------------------------------------------------- */
+
+struct state_job {
+    const char *id;            /* 32 hexadecimal digits; its feedback record has the same */
+    const char *owner;
+    const char *adapter;
+    const char *state;         /* "queued", "running", "done", "failed", "cancelled" */
+    const char *phase;         /* last phase that was journalled */
+    const char *request_json;  /* all that is needed to run it; "{}" once it has ended */
+    const char *result_json;   /* what the caller is answered; null before it is done */
+    const char *key;           /* by which the caller recognises repeats; null = none */
+    struct claas_digest body;  /* of the request with that key */
+    uint64_t log_from;         /* the adapter's last entry when the job was accepted: its own comes after it */
+    uint64_t version;          /* that it made; 0 = none */
+    uint32_t attempts;         /* how often it was begun */
+    int64_t accepted_ns, started_ns, ended_ns; /* since 1970; 0 = not yet */
+    int32_t error_code;        /* 0 = none */
+    const char *error, *error_what; /* null = none */
+    uint64_t seq;              /* order of arrival; ignored by add */
+};
+
+/* Journals an accepted job together with its feedback record `f` (status "running"). CONFLICT: the owner's key is in
+ * use by another job. */
+int state_job_add(struct state *s, const struct state_job *j, const struct state_feedback *f, struct claas_error *err);
+/* Takes back a job that has not begun, and its record, as if it had never been. NOT_FOUND if it is not queued. */
+int state_job_drop(struct state *s, const char *id, struct claas_error *err);
+/* It runs, once more. */
+int state_job_start(struct state *s, const char *id, struct claas_error *err);
+int state_job_phase(struct state *s, const char *id, const char *phase, struct claas_error *err);
+
+struct state_job_end {
+    const char *id;
+    const char *state, *phase;
+    const char *result_json;   /* null = none */
+    uint64_t version_from, version;
+    const char *metrics_json, *timing_json; /* of the feedback record; null = none */
+    int32_t error_code;
+    const char *error, *error_what;
+};
+/* Job, feedback record and audit tell the end at one time. CONFLICT: it has ended already. */
+int state_job_end(struct state *s, const struct state_job_end *e, struct claas_error *err);
+
+/* One heap block: free with state_job_free (null is fine). `owner` null = anybody's. NOT_FOUND if there is none. */
+int state_job_get(struct state *s, const char *id, const char *owner, struct state_job **out, struct claas_error *err);
+/* The job with this key of an owner that was accepted at `since_ns` or later; an older one gives its key up. */
+int state_job_by_key(struct state *s, const char *owner, const char *key, int64_t since_ns, struct state_job **out,
+                     struct claas_error *err);
+void state_job_free(struct state_job *j);
+
+struct state_jobs { /* free with state_jobs_clear */
+    struct state_job **at;
+    size_t n;
+    uint64_t next; /* as in state_rollouts */
+};
+/* Newest first, at most `limit` (1 to 1000), of owner (null = all). */
+int state_job_list(struct state *s, const char *owner, uint64_t before, uint32_t limit, struct state_jobs *out,
+                   struct claas_error *err);
+/* The next job behind `after` (0 = from the start) that has not ended, in the order of arrival. NOT_FOUND at the end. */
+int state_job_next_open(struct state *s, uint64_t after, struct state_job **out, struct claas_error *err);
+void state_jobs_clear(struct state_jobs *list);
+
+/* ---- audit: who did what, append-only -------------------------------------------------------- */
+
+struct state_audit {
+    int64_t time_ns;     /* 0 = now */
+    const char *owner;
+    const char *action;  /* "step", "failed", "cancelled", "refused" */
+    const char *adapter; /* "" = not known */
+    const char *job;     /* "" = none */
+    uint64_t version;    /* that was made; 0 = none */
+    int32_t code;        /* of the error; 0 = none */
+    const char *reason;  /* null = none */
+    uint64_t seq;        /* ignored by add */
+};
+int state_audit_add(struct state *s, const struct state_audit *a, struct claas_error *err);
+struct state_audits { /* newest first; free with state_audits_clear */
+    struct state_audit **at;
+    size_t n;
+    uint64_t next;
+};
+int state_audit_list(struct state *s, const char *owner, uint64_t before, uint32_t limit, struct state_audits *out,
+                     struct claas_error *err);
+void state_audits_clear(struct state_audits *list);
+/* Whose feedback the job was, also after the job itself is no longer kept. NOT_FOUND: nobody knows. */
+int state_audit_owner(struct state *s, const char *job, char **out, struct claas_error *err);
+
+/* ---- copies ---------------------------------------------------------------------------------- */
+
+/* Copies <dir>/state.db, also while a daemon uses it, into `file`, which appears whole or not at all. */
+int state_backup(const char *dir, const char *file, struct claas_error *err);
+/* Puts a checked copy of `file` in the place of <dir>/state.db, under the lock of the directory: CONFLICT while a daemon
+ * has it. CORRUPT, and nothing changed, when the file is damaged or no state database. */
+int state_restore(const char *dir, const char *file, struct claas_error *err);
 
 /* Numbers for /metrics. */
 struct state_counts {
