@@ -44,6 +44,14 @@ int adapters_open(struct host_instance *storage, const struct adapters_options *
 /* All versions and outs must have been given back. Null is fine. */
 void adapters_close(struct adapters *a);
 
+/* For those who watch. */
+struct adapters_counts {
+    uint64_t hits, misses; /* of entries of logs, in the cache of this process */
+    uint64_t bytes;        /* in that cache */
+    uint64_t known;        /* adapters found when the store was last listed for names */
+};
+void adapters_count(struct adapters *a, struct adapters_counts *out);
+
 /* 1: creation if absent has one winner here, so several hosts may use the store; 0: this one
  * only. */
 int adapters_shared(const struct adapters *a);

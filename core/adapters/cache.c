@@ -30,8 +30,20 @@ static struct adapter_entry *cache_look(struct adapters *a, const char *id, uint
         s->used = ++a->tick;
         e = adapter_entry_ref(s->entry);
     }
+    a->cache_hits += s != NULL;
+    a->cache_misses += s == NULL;
     (void)pthread_mutex_unlock(&a->lock);
     return e;
+}
+
+void adapters_count(struct adapters *a, struct adapters_counts *out)
+{
+    (void)pthread_mutex_lock(&a->lock);
+    *out = (struct adapters_counts){ .hits = a->cache_hits,
+                                     .misses = a->cache_misses,
+                                     .bytes = a->cache_bytes,
+                                     .known = a->flat.n };
+    (void)pthread_mutex_unlock(&a->lock);
 }
 
 struct adapter_entry *cache_get(struct adapters *a, const char *id, uint64_t n)

@@ -60,6 +60,7 @@ struct adapters {
     int appending; /* a store that is not atomic: somebody is between look and put */
     struct cache_slot cache[CACHE_SLOTS];
     size_t cache_bytes;
+    uint64_t cache_hits, cache_misses;
     uint64_t tick;
     struct verified verified[VERIFIED_SLOTS];
     size_t next_verified;

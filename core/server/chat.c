@@ -6,6 +6,7 @@
 #include "server/ask.h"
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "server/errors.h"
@@ -19,6 +20,7 @@ struct chat {
     struct http_request *r;
     struct serving *serving;
     struct ask ask;
+    int has_begun;                  /* the first token has come */
     int chat;                       /* 0: a text completion */
     struct serving_receipt receipt; /* known from begin on */
 };
@@ -229,6 +231,10 @@ static int chat_begin(void *ctx, const struct serving_receipt *receipt)
 static int chat_piece(void *ctx, const struct serving_piece *piece)
 {
     struct chat *c = ctx;
+    if (!c->has_begun) {
+        c->has_begun = 1;
+        metrics_took(&c->app->metrics.first_token, clock_mono_ns() - http_begun_ns(c->r));
+    }
     if (http_gone(c->r)) {
         return 1;
     }

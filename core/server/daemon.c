@@ -570,6 +570,11 @@ int daemon_reload(struct daemon *d, struct config *config, struct claas_error *e
 
 /* ---- the end --------------------------------------------------------------------------------------------------------------- */
 
+void daemon_count_reload(struct daemon *d, int failed)
+{
+    metrics_reloaded(&d->app.metrics, failed);
+}
+
 int daemon_ready(const struct daemon *d)
 {
     return atomic_load(&d->app.ready);

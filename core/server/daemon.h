@@ -35,6 +35,9 @@ int daemon_failure(struct daemon *d, struct claas_error *err);
  * named in a warning. Takes it over on success; on failure all stays. */
 int daemon_reload(struct daemon *d, struct config *config, struct claas_error *err);
 
+/* For the metrics: a reload went well, or was refused, here or before it came here. */
+void daemon_count_reload(struct daemon *d, int failed);
+
 /* 1: all that is configured is open. */
 int daemon_ready(const struct daemon *d);
 

@@ -76,6 +76,8 @@ const char *http_request_id(const struct http_request *r);
 const char *http_request_trace(const struct http_request *r);
 /* What begin() took for this request; null without one. */
 void *http_taken(const struct http_request *r);
+/* When its header had come, by the monotonic clock. */
+int64_t http_begun_ns(const struct http_request *r);
 /* The segment that stood for {id}; "" if the route has none. */
 const char *http_path_id(const struct http_request *r);
 /* Value of a query parameter, null if absent. *bad (may be null) is set when it is not valid text. */

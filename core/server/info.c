@@ -94,6 +94,18 @@ static void info_gauge(struct buf *out, const char *name, double value)
     metrics_line(out, name, "", value);
 }
 
+static void info_adapters(struct adapters *a, struct buf *out)
+{
+    struct adapters_counts counts = { 0 };
+    if (a) {
+        adapters_count(a, &counts);
+    }
+    info_gauge(out, "claas_adapters", (double)counts.known);
+    info_gauge(out, "claas_log_cache_hits_total", (double)counts.hits);
+    info_gauge(out, "claas_log_cache_misses_total", (double)counts.misses);
+    info_gauge(out, "claas_log_cache_bytes", (double)counts.bytes);
+}
+
 void info_metrics(void *ctx, struct http_request *r)
 {
     struct app *app = ctx;
@@ -111,6 +123,7 @@ void info_metrics(void *ctx, struct http_request *r)
     if (s) {
         serving_health(s, &h);
     }
+    info_adapters(atomic_load(&app->adapters), &out);
     info_gauge(&out, "claas_versions_loaded", h.n_loaded);
     info_gauge(&out, "claas_adapters_behind", h.n_behind);
     if (state_count(app->state, &counts, &ignored) == 0) {

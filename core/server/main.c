@@ -142,6 +142,7 @@ static void reload(struct daemon *d, const struct flags *f)
     }
     int rc = config_load_overrides(f->file, f->sets, f->n_sets, &config, &err);
     rc = rc ? rc : daemon_reload(d, config, &err);
+    daemon_count_reload(d, rc != 0);
     if (rc) {
         log_line(LOG_ERROR, "config", "the configuration stays as it was: %s", err.message);
         config_free(config);

@@ -48,6 +48,11 @@ const char *http_request_trace(const struct http_request *r)
     return r->traceparent;
 }
 
+int64_t http_begun_ns(const struct http_request *r)
+{
+    return r->begun_ns;
+}
+
 void *http_taken(const struct http_request *r)
 {
     return r->taken;

@@ -105,6 +105,13 @@ static cJSON *feedback_timing_body(const struct feedback_timing *t)
     return o;
 }
 
+static void feedback_measure(struct metrics *m, const struct feedback_timing *t)
+{
+#define PHASE(name) metrics_took(&m->steps[METRICS_PHASE_##name], t->name * 1000000);
+    METRICS_PHASES_TABLE(PHASE)
+#undef PHASE
+}
+
 static cJSON *feedback_body(struct feedback_result *f)
 {
     char record[96] = "";
@@ -154,6 +161,7 @@ void train_feedback(void *ctx, struct http_request *r)
         http_deadline(r, app_config(app, r)->limits.train_timeout_ms);
         if (feedback_run(f, &q, &result, &err) == 0) {
             (void)atomic_fetch_add(&app->metrics.steps_ok, 1);
+            feedback_measure(&app->metrics, &result.timing);
             http_answer(r, 200, feedback_body(&result));
             feedback_result_clear(&result);
         } else {

@@ -89,7 +89,8 @@ reload()
 
 it_reloads()
 {
-    reload && told RELOADING=1 && told 'MONOTONIC_USEC=[1-9][0-9]*' && logged "info config: reloaded"
+    reload && told RELOADING=1 && told 'MONOTONIC_USEC=[1-9][0-9]*' && logged "info config: reloaded" &&
+        equal "$(metric claas_config_last_reload_successful)" 1
 }
 
 requests_are_logged()
@@ -97,11 +98,17 @@ requests_are_logged()
     answers "$(cat "$work/state/claasd.port")" && until_ok logged "debug http: GET /v1/health 200"
 }
 
+# metric NAME: its number.
+metric()
+{
+    curl -s "http://127.0.0.1:$(cat "$work/state/claasd.port")/metrics" | sed -n "s/^$1 //p"
+}
+
 it_keeps_the_old_one()
 {
     reload && logged "error config: the configuration stays as it was: $work/claasd.yaml:$1" &&
         told "STATUS=the configuration was not reloaded, see the log" && answers "$(cat "$work/state/claasd.port")" &&
-        requests_are_logged
+        requests_are_logged && equal "$(metric claas_config_last_reload_successful)" 0
 }
 
 names_what_is_fixed()

@@ -52,6 +52,12 @@ static void open_rooms(void)
     atomic_store(&app.ready, 1);
 }
 
+static void count_answer(void *ctx, size_t route, int status, int64_t took_ns)
+{
+    (void)ctx;
+    metrics_answered(&app.metrics, route, status, took_ns);
+}
+
 static void setup(void)
 {
     err = ERR_INIT;
@@ -71,7 +77,8 @@ static void setup(void)
                                           .body_bytes = BODY_MAX,
                                           .routes = app_routes,
                                           .n_routes = app_n_routes,
-                                          .app = &app };
+                                          .app = &app,
+                                          .answered = count_answer };
     ck_ok(http_start(&options, &app.http, &err), err);
 }
 
@@ -340,6 +347,81 @@ START_TEST(the_daemon_tells_of_itself)
     ck_assert_str_eq(text_at(o, "object"), "list");
     ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "data")), 1);
     cJSON_Delete(o);
+}
+END_TEST
+
+/* The number behind a name with its labels, as /metrics has it now. */
+static double metric(const char *name)
+{
+    char line[256];
+    ck_assert_int_eq(ask("GET", "/metrics", NULL, "", 0), 200);
+    (void)snprintf(line, sizeof line, "\n%s ", name);
+    const char *at = strstr(answer_body(), line);
+    ck_assert_msg(at != NULL, "there is no '%s'", name);
+    return strtod(at + strlen(line), NULL);
+}
+
+#define CHATTED "{route=\"/v1/chat/completions\",method=\"POST\""
+
+START_TEST(metrics_count)
+{
+    cJSON_Delete(post_ok("/v1/lora/init", "{\"lora_id\":\"x\"}"));
+    cJSON_Delete(post_ok(CHAT, "{\"model\":\"x\"," HI "}"));
+    ck_assert_int_eq(post(CHAT, "{}"), 422);
+    ck_assert_int_eq(post("/v1/nowhere", "{}"), 404);
+    cJSON_Delete(post_ok("/v1/feedback", "{\"requests\":[{\"lora_id\":\"x\",\"prompt\":\"Hi\",\"response\":\"v0\","
+                                         "\"feedback\":\"no\"}]}"));
+    ck_assert(metric("claas_http_requests_total" CHATTED ",code=\"200\"}") == 1);
+    ck_assert(metric("claas_http_requests_total" CHATTED ",code=\"422\"}") == 1);
+    ck_assert(metric("claas_http_requests_total{route=\"none\",method=\"\",code=\"404\"}") == 1);
+    ck_assert(metric("claas_http_request_duration_seconds_bucket" CHATTED ",le=\"+Inf\"}") == 2);
+    ck_assert(metric("claas_http_request_duration_seconds_count" CHATTED "}") == 2);
+    ck_assert(metric("claas_time_to_first_token_seconds_count") == 1);
+    ck_assert(metric("claas_time_to_first_token_seconds_sum") <= metric("claas_http_request_duration_seconds_sum" CHATTED "}"));
+    ck_assert(metric("claas_completion_tokens_total") > 0 && metric("claas_prompt_tokens_total") > 0);
+    ck_assert(metric("claas_steps_total{result=\"ok\"}") == 1);
+    ck_assert(metric("claas_step_duration_seconds_count{phase=\"distill\"}") == 1);
+    ck_assert(metric("claas_step_duration_seconds_count{phase=\"total\"}") == 1);
+    ck_assert(metric("claas_log_cache_hits_total") > 0 && metric("claas_log_cache_bytes") > 0);
+    ck_assert(metric("claas_config_last_reload_successful") == 1);
+    ck_assert(metric("process_resident_memory_bytes") > 1 << 20);
+    ck_assert(metric("process_open_fds") > 3 && metric("process_open_fds") <= metric("process_max_fds"));
+    ck_assert(metric("process_start_time_seconds") > 1.6e9);
+}
+END_TEST
+
+/* Of the table all, once, and of others none; each line a name of the last TYPE; no request makes it longer. */
+START_TEST(metrics_have_their_form)
+{
+    static const char *const names[] = {
+#define X(name, type, help) name,
+        METRICS_TABLE(X)
+#undef X
+    };
+    char head[128];
+    ck_assert_int_eq(ask("GET", "/metrics", NULL, "", 0), 200);
+    ck_assert_int_eq(ask("GET", "/metrics", NULL, "", 0), 200);
+    size_t n = strlen(answer_body());
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        (void)snprintf(head, sizeof head, "# TYPE %s ", names[i]);
+        const char *at = strstr(answer_body(), head);
+        ck_assert_msg(at && !strstr(at + 1, head), "'%s' once", names[i]);
+    }
+    char type[128] = "";
+    for (const char *p = answer_body(); *p; p = strchr(p, '\n') + 1) {
+        ck_assert(strchr(p, '\n'));
+        if (*p == '#') {
+            ck_assert_int_eq(sscanf(p, "# %*s %127s", type), 1);
+        } else {
+            ck_assert_msg(strncmp(p, type, strlen(type)) == 0 && strchr("{ _", p[strlen(type)]), "'%.60s' below '%s'", p, type);
+        }
+    }
+    for (int i = 0; i < 20; i++) {
+        (void)snprintf(head, sizeof head, "/v1/rollouts/none-%d?x=%d", i, i);
+        ck_assert_int_eq(ask("GET", head, NULL, "", 0), 404);
+    }
+    ck_assert_int_eq(ask("GET", "/metrics", NULL, "", 0), 200);
+    ck_assert_uint_lt(strlen(answer_body()), n + 3000); /* one route more */
 }
 END_TEST
 
@@ -666,6 +748,8 @@ static Suite *suite(void)
     tcase_add_test(t, tools_are_ignored_and_named);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
     tcase_add_test(t, the_daemon_tells_of_itself);
+    tcase_add_test(t, metrics_count);
+    tcase_add_test(t, metrics_have_their_form);
     tcase_add_test(t, existing_clients_learn);
     tcase_add_loop_test(t, bad_requests_are_refused_and_change_nothing, 0,
                         sizeof refusals / sizeof refusals[0]);
