@@ -10,9 +10,9 @@
  * - Outputs are stored unless the parameter `accumulate` exists and is not 0: then they are added to.
  * - Outputs may not overlap inputs unless "in place" is said to be allowed; partial overlap never is.
  * - A count of 0 is allowed everywhere, does nothing and succeeds (where a sum is returned, it is 0).
- * - Arithmetic is float32. Where the processor has tile registers, products of many rows split each float32 into two
- *   bfloat16 and leave out what is below 3 * 2^-16 of a product (3e-6 of a result was measured), and an infinity in them may
- *   come out as NaN. Sums run in an order that depends on the shapes only, never on timing or on the number of threads:
+ * - Arithmetic is float32, or as good: where the processor has tile registers, products of many rows take each element
+ *   as 24 bits beside the greatest of its row or column (2e-7 of a result was measured), and an infinity or NaN makes all
+ *   results of its row or column NaN. Sums run in an order that depends on the shapes only, never on timing or on the number of threads:
  *   the same call gives the same bytes on the same instruction set.
  * - Returns 0 or a CLAAS_ERR_* code: exhausted (no scratch memory), invalid (shapes that cannot be). Outputs are then
  *   undefined. NaN and infinity travel through as IEEE says; kernels_all_finite finds them.

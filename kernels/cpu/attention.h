@@ -6,7 +6,7 @@
 
 #include "kernels/cpu/device.h"
 
-#define ATT_KEYS 96 /* keys handled at once: eight tiles */
+#define ATT_KEYS 192 /* keys handled at once: sixteen tiles of vectors, three blocks of tile registers */
 #define ATT_FEW 8   /* query rows that go row by row (decoding) */
 
 int attention_check(const struct kernels_attention *a, struct claas_error *err);
@@ -34,8 +34,9 @@ void attention_scores(const struct kernels *k, const float *columns, size_t j0, 
 void attention_mix(const struct kernels *k, const float *rows, size_t all_keys, size_t j0, size_t keys, size_t dim,
                    const float *p, size_t halves, float *out);
 
-/* padded: dim up to whole vectors of TILE_N. Queries as the right side of attention_add, padded * ATT_Q floats; `spare`
- * takes as many. */
+/* padded: dim up to whole vectors of TILE_N. Queries as the right side of attention_add, attention_right_floats; `spare`
+ * takes padded * ATT_Q. */
+size_t attention_right_floats(const struct kernels *k, size_t padded);
 void attention_pack_right(const struct kernels *k, const float *src, size_t pitch, size_t queries, size_t dim,
                           size_t padded, float *spare, float *dst);
 /* sums[keys][padded] += tile[keys][ATT_Q] (packed right side), over `queries` lanes. */

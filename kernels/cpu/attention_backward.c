@@ -51,7 +51,8 @@ struct space {
 
 static size_t space_floats(const struct kernels *k, size_t dim, size_t padded)
 {
-    return 2 * attention_turned_floats(k, dim) + (dim + 3 * padded + 2 * ATT_KEYS + 2) * ATT_Q;
+    return 2 * attention_turned_floats(k, dim) + 2 * attention_right_floats(k, padded) +
+           (dim + padded + 2 * ATT_KEYS + 2) * ATT_Q;
 }
 
 static struct space space_of(const struct kernels *k, float *p, size_t dim, size_t padded)
@@ -61,8 +62,8 @@ static struct space space_of(const struct kernels *k, float *p, size_t dim, size
     sp.gt = sp.qt + attention_turned_floats(k, dim);
     sp.dqt = sp.gt + attention_turned_floats(k, dim);
     sp.q = sp.dqt + dim * ATT_Q;
-    sp.g = sp.q + padded * ATT_Q;
-    sp.spare = sp.g + padded * ATT_Q;
+    sp.g = sp.q + attention_right_floats(k, padded);
+    sp.spare = sp.g + attention_right_floats(k, padded);
     sp.s = sp.spare + padded * ATT_Q;
     sp.dp = sp.s + ATT_KEYS * ATT_Q;
     sp.lse = sp.dp + ATT_KEYS * ATT_Q;

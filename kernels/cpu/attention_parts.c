@@ -6,9 +6,17 @@
 
 #include <string.h>
 
-static size_t blocks_of(size_t n)
+/* ---- what tile registers need: pieces of 32 keys, dimensions or queries, each with its own scales ---- */
+
+static size_t strips_of(size_t n)
 {
     return ceil_div(n, TILES_SIDE);
+}
+
+/* Keys packed as depth come in pieces of ATT_KEYS. */
+static size_t keys_floats(size_t keys)
+{
+    return ceil_div(keys, ATT_KEYS) * tiles_floats(ATT_KEYS);
 }
 
 void attention_begin(const struct kernels *k)
@@ -27,10 +35,10 @@ void attention_end(const struct kernels *k)
 
 /* ---- what stays the same for all queries ---- */
 
-/* Tiles: strips of 32 keys, blocks along the dimensions. Vectors: tile t holds keys 12 t .. as [dim][12]. */
+/* Tiles: pieces of 32 keys, dimensions as depth. Vectors: tile t holds keys 12 t .. as [dim][12]. */
 size_t attention_columns_floats(const struct kernels *k, size_t keys, size_t dim)
 {
-    return k->tiles ? blocks_of(keys) * blocks_of(dim) * TILES_BLOCK : ceil_div(keys, TILE_M) * TILE_M * dim;
+    return k->tiles ? strips_of(keys) * tiles_floats(dim) : ceil_div(keys, TILE_M) * TILE_M * dim;
 }
 
 void attention_pack_columns(const struct kernels *k, const float *src, size_t pitch, size_t keys, size_t dim, float *dst)
@@ -41,32 +49,29 @@ void attention_pack_columns(const struct kernels *k, const float *src, size_t pi
         }
         return;
     }
-    for (size_t j = 0; j < keys; j += TILES_SIDE) {
-        for (size_t c = 0; c < dim; c += TILES_SIDE, dst += TILES_BLOCK) {
-            k->tiles->pack_a(src + j * pitch + c, pitch, min_size(TILES_SIDE, keys - j), min_size(TILES_SIDE, dim - c),
-                             dst);
-        }
+    for (size_t j = 0; j < keys; j += TILES_SIDE, dst += tiles_floats(dim)) {
+        k->tiles->pack_a(src + j * pitch, pitch, min_size(TILES_SIDE, keys - j), dim, dst);
     }
 }
 
-/* Tiles: strips of 32 dimensions, blocks along the keys. Vectors: tile t holds dimensions 12 t .. as [keys][12]. */
+/* Tiles: for each 32 dimensions, pieces of ATT_KEYS keys as depth. Vectors: tile t holds dimensions 12 t .. as [keys][12]. */
 size_t attention_rows_floats(const struct kernels *k, size_t keys, size_t dim)
 {
-    return k->tiles ? blocks_of(dim) * blocks_of(keys) * TILES_BLOCK : ceil_div(dim, TILE_M) * TILE_M * keys;
+    return k->tiles ? strips_of(dim) * keys_floats(keys) : ceil_div(dim, TILE_M) * TILE_M * keys;
 }
 
 static void pack_rows_tiles(const struct kernels *k, const float *src, size_t pitch, size_t keys, size_t dim, float *dst)
 {
-    float turned[TILES_SIDE * TILES_SIDE];
+    float turned[TILES_SIDE * ATT_KEYS];
     for (size_t c = 0; c < dim; c += TILES_SIDE) {
         size_t cols = min_size(TILES_SIDE, dim - c);
-        for (size_t j = 0; j < keys; j += TILES_SIDE, dst += TILES_BLOCK) {
-            size_t depth = min_size(TILES_SIDE, keys - j);
+        for (size_t j = 0; j < keys; j += ATT_KEYS, dst += tiles_floats(ATT_KEYS)) {
+            size_t depth = min_size(ATT_KEYS, keys - j);
             for (size_t i = 0; i < depth; i += 16) {
                 k->simd->transpose(src + (j + i) * pitch + c, pitch, min_size(16, depth - i), cols, turned + i,
-                                   TILES_SIDE);
+                                   ATT_KEYS);
             }
-            k->tiles->pack_a(turned, TILES_SIDE, cols, depth, dst);
+            k->tiles->pack_a(turned, ATT_KEYS, cols, depth, dst);
         }
     }
 }
@@ -87,10 +92,10 @@ void attention_pack_rows(const struct kernels *k, const float *src, size_t pitch
 
 /* ---- one block of queries ---- */
 
-/* Tiles: two panels of 32 queries, blocks along the dimensions. Vectors: [dim][ATT_Q]. */
+/* Tiles: two pieces of 32 queries, dimensions as depth, then space to make them. Vectors: [dim][ATT_Q]. */
 size_t attention_turned_floats(const struct kernels *k, size_t dim)
 {
-    return k->tiles ? ATT_Q / TILES_SIDE * blocks_of(dim) * TILES_BLOCK : dim * ATT_Q;
+    return dim * ATT_Q + (k->tiles ? ATT_Q / TILES_SIDE * tiles_floats(dim) : 0);
 }
 
 static void turn_vectors(const struct kernels *k, const float *src, size_t pitch, size_t queries, size_t dim, float *dst)
@@ -105,33 +110,28 @@ static void turn_vectors(const struct kernels *k, const float *src, size_t pitch
 
 void attention_turn_in(const struct kernels *k, const float *src, size_t pitch, size_t queries, size_t dim, float *dst)
 {
-    float turned[TILES_SIDE * ATT_Q];
     if (!k->tiles) {
         turn_vectors(k, src, pitch, queries, dim, dst);
         return;
     }
-    for (size_t c = 0; c < dim; c += TILES_SIDE) {
-        size_t depth = min_size(TILES_SIDE, dim - c);
-        turn_vectors(k, src + c, pitch, queries, depth, turned);
-        for (size_t h = 0; h < ATT_Q / TILES_SIDE; h++) {
-            k->tiles->pack_b(turned + h * TILES_SIDE, ATT_Q, depth,
-                             dst + (h * blocks_of(dim) + c / TILES_SIDE) * TILES_BLOCK);
-        }
+    float *turned = dst + ATT_Q / TILES_SIDE * tiles_floats(dim);
+    turn_vectors(k, src, pitch, queries, dim, turned);
+    for (size_t h = 0; h < ATT_Q / TILES_SIDE; h++) {
+        k->tiles->pack_b(turned + h * TILES_SIDE, ATT_Q, dim, dst + h * tiles_floats(dim));
     }
 }
 
 void attention_scores(const struct kernels *k, const float *columns, size_t j0, size_t keys, size_t dim,
                       const float *turned, size_t halves, float scale, float *s)
 {
-    size_t blocks = blocks_of(dim);
     size_t step = k->tiles ? TILES_SIDE : TILE_M;
     for (size_t j = 0; j < keys; j += step) {
         for (size_t h = 0; h < halves; h++) {
             size_t rows = min_size(step, keys - j);
             float *to = s + j * ATT_Q + h * TILE_N;
             if (k->tiles) {
-                k->tiles->multiply(blocks, columns + (j0 + j) / TILES_SIDE * blocks * TILES_BLOCK,
-                                   turned + h * blocks * TILES_BLOCK, to, ATT_Q, scale, 0, rows, TILE_N);
+                k->tiles->multiply(dim, columns + (j0 + j) / TILES_SIDE * tiles_floats(dim),
+                                   turned + h * tiles_floats(dim), to, ATT_Q, scale, 0, rows, TILE_N);
             } else {
                 k->simd->tile(dim, columns + (j0 + j) * dim, TILE_M, turned + h * TILE_N, ATT_Q, to, ATT_Q, scale, 0,
                               rows, TILE_N);
@@ -143,16 +143,12 @@ void attention_scores(const struct kernels *k, const float *columns, size_t j0, 
 static void mix_tiles(const struct kernels *k, const float *rows, size_t all_keys, size_t j0, size_t keys, size_t dim,
                       const float *p, size_t halves, float *out)
 {
-    _Alignas(64) float right[ATT_KEYS / TILES_SIDE * TILES_BLOCK];
-    size_t blocks = blocks_of(keys);
+    _Alignas(64) float right[TILES_SIDE + ATT_KEYS / TILES_DEPTH * TILES_BLOCK];
     for (size_t h = 0; h < halves; h++) {
-        for (size_t i = 0; i < blocks; i++) {
-            k->tiles->pack_b(p + i * TILES_SIDE * ATT_Q + h * TILES_SIDE, ATT_Q,
-                             min_size(TILES_SIDE, keys - i * TILES_SIDE), right + i * TILES_BLOCK);
-        }
+        k->tiles->pack_b(p + h * TILES_SIDE, ATT_Q, keys, right);
         for (size_t c = 0; c < dim; c += TILES_SIDE) {
-            const float *left = rows + (c / TILES_SIDE * blocks_of(all_keys) + j0 / TILES_SIDE) * TILES_BLOCK;
-            k->tiles->multiply(blocks, left, right, out + c * ATT_Q + h * TILES_SIDE, ATT_Q, 1, 1,
+            const float *left = rows + c / TILES_SIDE * keys_floats(all_keys) + j0 / ATT_KEYS * tiles_floats(ATT_KEYS);
+            k->tiles->multiply(keys, left, right, out + c * ATT_Q + h * TILES_SIDE, ATT_Q, 1, 1,
                                min_size(TILES_SIDE, dim - c), TILES_SIDE);
         }
     }
@@ -183,7 +179,12 @@ static void straight(const float *src, size_t pitch, size_t queries, size_t dim,
     }
 }
 
-/* Tiles: panels of 32 columns, two blocks along the queries. Vectors: [queries][padded]. */
+/* Tiles: pieces of 32 columns, queries as depth. Vectors: [queries][padded]. */
+size_t attention_right_floats(const struct kernels *k, size_t padded)
+{
+    return k->tiles ? strips_of(padded) * tiles_floats(ATT_Q) : padded * ATT_Q;
+}
+
 void attention_pack_right(const struct kernels *k, const float *src, size_t pitch, size_t queries, size_t dim,
                           size_t padded, float *spare, float *dst)
 {
@@ -192,27 +193,21 @@ void attention_pack_right(const struct kernels *k, const float *src, size_t pitc
         return;
     }
     straight(src, pitch, queries, dim, padded, spare);
-    for (size_t c = 0; c < padded; c += TILES_SIDE) {
-        for (size_t l = 0; l < queries; l += TILES_SIDE) {
-            k->tiles->pack_b(spare + l * padded + c, padded, min_size(TILES_SIDE, queries - l),
-                             dst + (c / TILES_SIDE * (ATT_Q / TILES_SIDE) + l / TILES_SIDE) * TILES_BLOCK);
-        }
+    for (size_t c = 0; c < padded; c += TILES_SIDE, dst += tiles_floats(ATT_Q)) {
+        k->tiles->pack_b(spare + c, padded, queries, dst);
     }
 }
 
 static void add_tiles(const struct kernels *k, const float *tile, const float *right, size_t keys, size_t queries,
                       size_t padded, float *sums)
 {
-    _Alignas(64) float left[ATT_Q / TILES_SIDE * TILES_BLOCK];
+    _Alignas(64) float left[TILES_SIDE + ATT_Q / TILES_DEPTH * TILES_BLOCK];
     for (size_t j = 0; j < keys; j += TILES_SIDE) {
         size_t rows = min_size(TILES_SIDE, keys - j);
-        for (size_t l = 0; l < queries; l += TILES_SIDE) {
-            k->tiles->pack_a(tile + j * ATT_Q + l, ATT_Q, rows, min_size(TILES_SIDE, queries - l),
-                             left + l / TILES_SIDE * TILES_BLOCK);
-        }
+        k->tiles->pack_a(tile + j * ATT_Q, ATT_Q, rows, queries, left);
         for (size_t c = 0; c < padded; c += TILES_SIDE) {
-            k->tiles->multiply(blocks_of(queries), left, right + c / TILES_SIDE * (ATT_Q / TILES_SIDE) * TILES_BLOCK,
-                               sums + j * padded + c, padded, 1, 1, rows, TILES_SIDE);
+            k->tiles->multiply(queries, left, right + c / TILES_SIDE * tiles_floats(ATT_Q), sums + j * padded + c,
+                               padded, 1, 1, rows, TILES_SIDE);
         }
     }
 }

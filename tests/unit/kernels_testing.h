@@ -14,7 +14,7 @@
 
 #define GUARD 0x7fc0deadu /* a NaN that no operation makes */
 #define GUARDS 16
-#define FLOOR (strcmp(kernels_isa(k), "amx") == 0 ? 1e-6 : 0) /* what tile registers may be off by */
+#define FLOOR (strcmp(kernels_isa(k), "amx") == 0 ? 1e-7 : 0) /* of elements: where they are 0 by cancellation */
 
 static struct kernels *k;
 static struct claas_error err;
@@ -108,8 +108,7 @@ static inline void buffer_free(struct buffer *b)
     b->all = NULL;
 }
 
-/* sum (x - want)^2 <= bound^2 sum want^2, but for a millionth in each element, which is rounding where terms of size 1
- * cancel. `want` has no gaps. */
+/* sum (x - want)^2 <= bound^2 sum want^2, but for FLOOR in each element. `want` has no gaps. */
 static inline void buffer_check(const struct buffer *b, const double *want, double bound, const char *what)
 {
     double off = 0;

@@ -147,12 +147,6 @@ static inline double *wanted_logprobs(const struct subject *s, const int32_t *id
 
 /* ---- comparing ---- */
 
-/* Products on tile registers leave out what is below 2^-16 of each: bounds there are `wider` times as wide. */
-static inline double widened(double bound, double wider)
-{
-    return strcmp(kernels_isa(k), "amx") == 0 ? wider * bound : bound;
-}
-
 static inline void check_close(const float *x, const double *want, size_t n, double bound, const char *what)
 {
     double off = 0;

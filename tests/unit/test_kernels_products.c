@@ -4,8 +4,7 @@
 
 #include "unit/kernels_testing.h"
 
-/* Of normalised errors; products on tile registers leave out what is below 2^-16 of each. */
-#define BOUND (strcmp(kernels_isa(k), "amx") == 0 ? 1e-5 : 1e-6)
+#define BOUND 1e-6 /* of normalised errors */
 
 /* A second, slow way from bits to values. */
 static double half_value(uint16_t h)

@@ -7,7 +7,7 @@
 
 #include <pthread.h>
 
-#define BOUND widened(2e-6, 20)
+#define BOUND 2e-6
 enum { CHUNK = 128 }; /* what one serving turn reads of a prompt */
 
 /* All that a sequence says about its next token, from the oracle's hidden row. */

@@ -4,7 +4,7 @@
 
 #include "unit/model_testing.h"
 
-#define BOUND widened(2e-6, 20)
+#define BOUND 2e-6
 
 /* ---- building ---- */
 

@@ -5,9 +5,9 @@
 #include "plugins/local/student.h"
 #include "unit/model_testing.h"
 
-#define BOUND widened(2e-6, 20)    /* of hidden states */
-#define GRADIENT widened(1e-5, 10) /* of a tensor's gradient, relative to its norm */
-#define NOISE widened(1e-6, 20)    /* and to that of the whole: where one is 0 by cancellation, rounding is left */
+#define BOUND 2e-6    /* of hidden states */
+#define GRADIENT 1e-5 /* of a tensor's gradient, relative to its norm */
+#define NOISE 1e-6    /* and to that of the whole: where one is 0 by cancellation, rounding is left */
 #define STEP 3e-5
 
 /* One sequence; the loss is the sum of weight * hidden over its last `wanted` rows. */

@@ -17,10 +17,8 @@ from transformers import AutoModelForCausalLM
 
 import sdpo_torch
 
-TOLERANCE = 1e-4
-# Products on tile registers leave out what is below 2^-16 of each; float32 itself rounds at 2^-24. These cases magnify
-# either some hundred times, so that tiles cannot be held to the bound of vectors.
-WIDER_ON_TILES = 10
+TOLERANCE = 1e-4  # of Frobenius norms
+ELEMENT = 2e-4  # of single log-probabilities, which these models magnify rounding in
 results = []
 
 
@@ -45,27 +43,28 @@ def settled(tensor, expected, key, noise=1e-5):
 
 
 def score_error(ours, wanted, response):
-    """Of one sample: the best ids that we tell, which may be all, and the response's own."""
+    """Of one sample: the best ids that we tell, which may be all, and the response's own. Frobenius norm, worst element."""
     got = torch.tensor(ours["values"]).reshape(wanted.shape[0], -1)
     ids = torch.tensor(ours["ids"]).long().reshape(got.shape)
     chosen = wanted.gather(1, torch.tensor(response)[:, None])[:, 0]
     best = wanted.topk(got.shape[1]).values
-    return max((got - wanted.gather(1, ids)).abs().max().item(), (got - best).abs().max().item(),
-               (torch.tensor(ours["logprobs"]) - chosen).abs().max().item())
+    pairs = ((got, wanted.gather(1, ids)), (got, best), (torch.tensor(ours["logprobs"]), chosen))
+    return max(relative(x, y) for x, y in pairs), max((x - y).abs().max().item() for x, y in pairs)
 
 
-def compare_scores(name, ours, expected, samples, bound):
-    worst = max(score_error(ours[i], expected[f"logprobs.{i}"], s["response"]) for i, s in enumerate(samples))
-    check(f"{name}: log-probabilities", worst, bound)
+def check_scores(name, ours, wanted, samples):
+    errors = [score_error(ours[i], wanted[i], s["response"]) for i, s in enumerate(samples)]
+    check(name, max(e[0] for e in errors), TOLERANCE)
+    check(f"{name}, worst element", max(e[1] for e in errors), ELEMENT)
 
 
-def compare_metrics(name, ours, theirs, bound):
+def compare_metrics(name, ours, theirs):
     worst = max(abs(mine[key] - value) / max(abs(value), 1e-3)
                 for mine, wanted in zip(ours, theirs, strict=True) for key, value in wanted.items())
-    check(f"{name}: losses, ratios and norms of {len(theirs)} step(s)", worst, bound)
+    check(f"{name}: losses, ratios and norms of {len(theirs)} step(s)", worst, TOLERANCE)
 
 
-def compare_gradients(name, folder, expected, settings, norm, bound):
+def compare_gradients(name, folder, expected, settings, norm):
     moments = load_file(os.path.join(folder, "step1", "optimizer.safetensors"))
     factor = min(1.0, settings["max_grad_norm"] / (norm + 1e-6)) if settings["max_grad_norm"] else 1.0
     worst = 0.0
@@ -73,19 +72,19 @@ def compare_gradients(name, folder, expected, settings, norm, bound):
         if key.startswith("grad."):
             first = next(v for k, v in moments.items() if k.startswith("exp_avg.") and key[5:] in k)
             worst = max(worst, relative(first.reshape(grad.shape) / 0.1, grad * factor))
-    check(f"{name}: gradients of A and B, worst tensor", worst, bound)
+    check(f"{name}: gradients of A and B, worst tensor", worst, TOLERANCE)
 
 
-def compare_adapters(name, folder, expected, prefix, step, bound):
+def compare_adapters(name, folder, expected, prefix, step):
     ours = load_file(os.path.join(folder, step, "adapter_model.safetensors"))
     wanted = {k: v for k, v in expected.items() if k.startswith(prefix)}
     if {prefix + k for k in ours} != set(wanted):
         check(f"{name}: tensor names of {step}", 1.0, 0.0)
         return
-    noise = bound / 10
+    noise = TOLERANCE / 10
     worst = max(relative(settled(ours[k[len(prefix):]], expected, k, noise), settled(want, expected, k, noise))
                 for k, want in wanted.items())
-    check(f"{name}: adapter after {step}, worst tensor", worst, bound)
+    check(f"{name}: adapter after {step}, worst tensor", worst, TOLERANCE)
 
 
 def load_base(case):
@@ -105,18 +104,17 @@ def peft_rows(case, adapter, samples, tensors=None):
         return [torch.log_softmax(sdpo_torch.row_logits(model, s["prompt"], s["response"]), -1) for s in samples]
 
 
-def compare_in_peft(name, case, folder, job, expected, bound):
+def compare_in_peft(name, case, folder, job, expected):
     """The files we wrote, loaded by PEFT, give what they give with us, and what PEFT's own steps made of its files."""
     with open(os.path.join(folder, "after.json"), encoding="utf-8") as f:
         ours = json.load(f)
     got = peft_rows(case, os.path.join(folder, f"step{job['steps']}"), job["samples"])
-    worst = max(score_error(ours[i], got[i], s["response"]) for i, s in enumerate(job["samples"]))
-    check(f"{name}: log-probabilities of our files in PEFT and with us", worst, bound)
+    check_scores(f"{name}: log-probabilities of our files in PEFT and with us", ours, got, job["samples"])
     theirs = peft_rows(case, os.path.join(case, "adapter"), job["samples"], expected)
     worst = max((x - y).abs().max().item() for x, y in zip(got, theirs, strict=True))
     moved = max((x - expected[f"logprobs.{i}"]).abs().max().item() for i, x in enumerate(theirs))
     check(f"{name}: log-probabilities of our files in PEFT and of its own, which the steps moved by {moved:.1e}",
-          worst if moved > 100 * bound else float("inf"), 10 * bound)
+          worst if moved > 100 * TOLERANCE else float("inf"), TOLERANCE)
 
 
 def compare_case(case, folder):
@@ -126,16 +124,15 @@ def compare_case(case, folder):
     for part, at in (("job", case), ("expected", case), ("score", folder), ("metrics", folder)):
         with open(os.path.join(at, part + ".json"), encoding="utf-8") as f:
             loaded[part] = json.load(f)
-    with open(os.path.join(folder, "status.txt"), encoding="utf-8") as f:
-        bound = TOLERANCE * (WIDER_ON_TILES if "(amx)" in f.read() else 1)
     job, metrics = loaded["job"], loaded["expected"]["metrics"]
-    compare_scores(name, loaded["score"], expected, job["samples"], bound)
-    compare_metrics(name, loaded["metrics"], metrics, bound)
-    compare_gradients(name, folder, expected, job["settings"], metrics[0]["grad_norm"], bound)
-    compare_adapters(name, folder, expected, "first.", "step1", bound)
+    wanted = [expected[f"logprobs.{i}"] for i in range(len(job["samples"]))]
+    check_scores(f"{name}: log-probabilities", loaded["score"], wanted, job["samples"])
+    compare_metrics(name, loaded["metrics"], metrics)
+    compare_gradients(name, folder, expected, job["settings"], metrics[0]["grad_norm"])
+    compare_adapters(name, folder, expected, "first.", "step1")
     if job["steps"] > 1:
-        compare_adapters(name, folder, expected, "after.", f"step{job['steps']}", bound)
-    compare_in_peft(name, case, folder, job, expected, bound)
+        compare_adapters(name, folder, expected, "after.", f"step{job['steps']}")
+    compare_in_peft(name, case, folder, job, expected)
 
 
 if __name__ == "__main__":
