@@ -36,6 +36,7 @@ manage()
 {
     rm -f "$work/state/claasd.port"
     : >"$work/log"
+    : >"$work/told" # what the one before was told is no news
     "$build/tests/e2e/manager" "$@" "$work/told" "$build/run-claasd" -c "$work/claasd.yaml" 2>>"$work/log" &
     daemon=$!
     daemons="$daemons $daemon"
