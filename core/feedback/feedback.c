@@ -220,7 +220,7 @@ static int settings_check(struct feedback *f, const struct feedback_request *r, 
 
 /* ---- the record ---- */
 
-static cJSON *items_json(const struct feedback_request *r)
+cJSON *feedback_items_json(const struct feedback_request *r)
 {
     if (r->items_json != NULL) {
         return cJSON_Duplicate(r->items_json, 1);
@@ -246,7 +246,7 @@ static cJSON *items_json(const struct feedback_request *r)
     return list;
 }
 
-static cJSON *timing_json(const struct feedback_timing *t)
+cJSON *feedback_timing_json(const struct feedback_timing *t)
 {
     const struct {
         const char *name;
@@ -285,9 +285,9 @@ static int record(struct feedback *f, struct running *w, const char *status,
                   const struct claas_error *failure)
 {
     struct claas_error err = ERR_INIT;
-    char *items = print_and_drop(items_json(w->r));
+    char *items = print_and_drop(feedback_items_json(w->r));
     char *settings = print_and_drop(option_values_json(&w->settings.values));
-    char *timing = print_and_drop(timing_json(&w->result.timing));
+    char *timing = print_and_drop(feedback_timing_json(&w->result.timing));
     char *metrics = w->result.metadata == NULL ? NULL : json_print(w->result.metadata);
     struct state_feedback rec = {
         .id = w->result.request_id,
@@ -338,6 +338,25 @@ static int validate(struct feedback *f, struct running *w, struct claas_error *e
     return rc;
 }
 
+/* With a job: the end goes where its owner wants it. */
+static int tell_end(struct running *w, const struct claas_error *failure)
+{
+    char *timing = print_and_drop(feedback_timing_json(&w->result.timing));
+    char *metrics = w->result.metadata == NULL ? NULL : json_print(w->result.metadata);
+    w->result.recorded = 1;
+    const struct feedback_end e = { .result = failure == NULL ? &w->result : NULL,
+                                    .failure = failure,
+                                    .phase = w->step.phase,
+                                    .version_from = w->step.from,
+                                    .version = w->result.version_to,
+                                    .metrics_json = metrics,
+                                    .timing_json = timing };
+    int rc = w->r->end(w->r->ctx, &e);
+    free(timing);
+    free(metrics);
+    return rc == 0;
+}
+
 /* The version is committed: what is left cannot fail the request. */
 static void wake(struct feedback *f, struct running *w)
 {
@@ -376,7 +395,9 @@ static int in_turn(struct feedback *f, struct running *w, struct claas_error *er
                              .request = w->r,
                              .timing = &w->result.timing,
                              .phase = FEEDBACK_LOCK };
-    (void)record(f, w, "running", NULL);
+    if (w->r->end == NULL) {
+        (void)record(f, w, "running", NULL);
+    }
     int rc = step_run(f, &w->step, err);
     w->result.slept = w->step.slept;
     w->result.woke = w->step.woke;
@@ -387,7 +408,11 @@ static int in_turn(struct feedback *f, struct running *w, struct claas_error *er
     if (rc != 0) {
         (void)err_prefix(err, "%s", feedback_phase_name(w->step.phase));
     }
-    w->result.recorded = record(f, w, rc == 0 ? "ok" : "error", rc == 0 ? NULL : err);
+    if (w->r->end == NULL) {
+        w->result.recorded = record(f, w, rc == 0 ? "ok" : "error", rc == 0 ? NULL : err);
+    } else if (rc == 0 || (err->flags & CLAAS_MAYBE) == 0) {
+        w->result.recorded = tell_end(w, rc == 0 ? NULL : err);
+    }
     return rc;
 }
 
@@ -412,26 +437,113 @@ static int transact(struct feedback *f, struct running *w, struct claas_error *e
     return rc;
 }
 
-int feedback_run(struct feedback *f, const struct feedback_request *r, struct feedback_result *out,
-                 struct claas_error *err)
+static int rooms_check(const struct feedback *f, struct claas_error *err)
 {
-    struct claas_error local = ERR_INIT;
-    err = err == NULL ? &local : err;
     if (f->engine == NULL || f->adapters == NULL || f->state == NULL) {
         return err_set(err, CLAAS_ERR_UNAVAILABLE, "engine", "cannot learn: no %s configured",
                        f->engine == NULL     ? "engine"
                        : f->adapters == NULL ? "storage"
                                              : "state");
     }
+    return 0;
+}
+
+/* ---- planning ---- */
+
+static int plan_fill(struct running *w, struct feedback_plan *p, struct claas_error *err)
+{
+    p->items = cJSON_CreateArray();
+    p->received = feedback_items_json(w->r);
+    p->settings_json = print_and_drop(option_values_json(&w->settings.values));
+    p->rollouts = mem_array(w->batch.n, sizeof *p->rollouts);
+    int failed = p->items == NULL || p->received == NULL || p->settings_json == NULL || p->rollouts == NULL;
+    for (size_t i = 0; i < w->batch.n && !failed; i++) {
+        const struct feedback_item *item = &w->r->items[i];
+        cJSON *o = cJSON_CreateObject();
+        cJSON *training = option_values_json(&w->settings.values);
+        p->rollouts[i] = copy(w->batch.ids[i]);
+        p->n = i + 1;
+        failed = !cJSON_AddItemToArray(p->items, o) || p->rollouts[i] == NULL ||
+                 !cJSON_AddStringToObject(o, "completion_id", w->batch.ids[i]) ||
+                 !cJSON_AddStringToObject(o, "feedback", item->feedback);
+        if (!cJSON_AddItemToObject(o, "training", training)) {
+            cJSON_Delete(training);
+            failed = 1;
+        }
+    }
+    return failed ? err_oom(err, "a feedback request") : 0;
+}
+
+int feedback_plan(struct feedback *f, const struct feedback_request *r, struct feedback_plan *out,
+                  struct claas_error *err)
+{
+    struct claas_error local = ERR_INIT;
+    err = err == NULL ? &local : err;
+    struct running w = { .r = r };
+    struct feedback_plan p = { .n = 0 };
+    struct adapter_entry *head = NULL;
+    int rc = rooms_check(f, err);
+    if (rc == 0) {
+        w.result.warnings = cJSON_CreateArray();
+        rc = w.result.warnings == NULL ? err_oom(err, "a feedback request") : validate(f, &w, err);
+    }
+    if (rc == 0) {
+        rc = adapter_head(f->adapters, w.result.lora_id, r->call, &head, err);
+    }
+    if (rc == 0) {
+        p.head = head->n;
+        memcpy(p.adapter, w.result.lora_id, sizeof p.adapter);
+        rc = plan_fill(&w, &p, err);
+    }
+    adapter_entry_unref(head);
+    p.warnings = w.result.warnings;
+    w.result.warnings = NULL;
+    batch_clear(&w.batch);
+    settings_clear(&w.settings);
+    if (rc != 0) {
+        feedback_plan_clear(&p);
+        return rc;
+    }
+    *out = p;
+    return 0;
+}
+
+void feedback_plan_clear(struct feedback_plan *p)
+{
+    for (size_t i = 0; i < p->n; i++) {
+        free(p->rollouts[i]);
+    }
+    free(p->rollouts);
+    free(p->settings_json);
+    cJSON_Delete(p->items);
+    cJSON_Delete(p->received);
+    cJSON_Delete(p->warnings);
+    *p = (struct feedback_plan){ .n = 0 };
+}
+
+int feedback_run(struct feedback *f, const struct feedback_request *r, struct feedback_result *out,
+                 struct claas_error *err)
+{
+    struct claas_error local = ERR_INIT;
+    err = err == NULL ? &local : err;
+    int missing = rooms_check(f, err);
+    if (missing != 0) {
+        return missing;
+    }
     struct running w = { .r = r, .began_ns = clock_real_ns(), .began_mono_ns = clock_mono_ns() };
     w.result.warnings = cJSON_CreateArray();
     if (w.result.warnings == NULL) {
         return err_oom(err, "a feedback request");
     }
-    int rc =
-        rng_hex(w.result.request_id, 32) == 0
-            ? transact(f, &w, err)
-            : err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot make a request id: no random numbers");
+    int rc = 0;
+    if (r->job != NULL) {
+        (void)snprintf(w.result.request_id, sizeof w.result.request_id, "%s", r->job);
+    } else if (rng_hex(w.result.request_id, 32) != 0) {
+        rc = err_set(err, CLAAS_ERR_INTERNAL, NULL, "cannot make a request id: no random numbers");
+    }
+    if (rc == 0) {
+        rc = transact(f, &w, err);
+    }
     step_clear(&w.step);
     batch_clear(&w.batch);
     settings_clear(&w.settings);

@@ -5,8 +5,8 @@
  * Any thread may call any function. Feedback on one adapter is worked off one at a time, in the
  * order of arrival.
  *
- * The seam for jobs and journal: `phase` below is called at each border where a
- * journal entry will be written, and a request already has an id under which its record is kept. */
+ * Jobs (jobs.h) plan a request first, journal it, and run it later under its id: `phase` and `end` below
+ * are where the journal follows. */
 #ifndef FEEDBACK_FEEDBACK_H
 #define FEEDBACK_FEEDBACK_H
 
@@ -72,7 +72,14 @@ struct feedback_item {
     const cJSON *training; /* object or null */
 };
 
+struct feedback_end; /* how a step ended, below */
+
 struct feedback_request {
+    const char *job; /* id of the record and in the log; null: a fresh one */
+    /* Instead of a record of this request's own, with a job: where its end is written. Non-zero: it could
+     * not be. Not called for refusals in the first phases, nor where a commit's fate is not known
+     * (CLAAS_MAYBE). */
+    int (*end)(void *ctx, const struct feedback_end *e);
     const struct feedback_item *items;
     size_t n_items;
     const char *owner;       /* null or "": nobody's */
@@ -104,6 +111,32 @@ struct feedback_result {           /* clear with feedback_result_clear */
     size_t batch_size;
 };
 void feedback_result_clear(struct feedback_result *r);
+/* The answer to the caller; takes metadata and warnings out of r. Null when out of memory. */
+cJSON *feedback_result_json(struct feedback_result *r);
+
+struct feedback_end {
+    struct feedback_result *result;    /* null: it failed */
+    const struct claas_error *failure; /* null: it did not */
+    enum feedback_phase phase;
+    uint64_t version_from, version;
+    const char *metrics_json, *timing_json; /* null where there are none */
+};
+
+/* What a request means, settled: enough to run it later, whatever else changes meanwhile. */
+struct feedback_plan { /* clear with feedback_plan_clear */
+    char adapter[ADAPTER_ID_CAP];
+    uint64_t head;        /* of the adapter when it was settled */
+    cJSON *items;         /* array: each with its completion_id and all settings */
+    cJSON *received;      /* array: the items as received */
+    cJSON *warnings;      /* array of texts */
+    char *settings_json;
+    char **rollouts;      /* completion ids, one for each item */
+    size_t n;
+};
+/* Refuses as feedback_run does. */
+int feedback_plan(struct feedback *f, const struct feedback_request *r, struct feedback_plan *out,
+                  struct claas_error *err);
+void feedback_plan_clear(struct feedback_plan *p);
 
 /* Errors: INVALID (422; 400 where feedback_is_mixed); NOT_FOUND: no such adapter (what "lora_id")
  * or no such answer (what "completion_id", or "response" with the first 16 hexadecimal digits of

@@ -67,6 +67,11 @@ int options_from(const struct option_table *table, const cJSON *object,
 /* Adds a text to the array, where there is still memory for it. */
 void warn(cJSON *warnings, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* ---- feedback.c ---- */
+
+cJSON *feedback_items_json(const struct feedback_request *r);
+cJSON *feedback_timing_json(const struct feedback_timing *t);
+
 /* ---- samples.c ---- */
 
 struct batch { /* clear with batch_clear */

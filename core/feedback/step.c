@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "host/call.h"
 #include "base/mem.h"
 
 #include <stdlib.h>
@@ -287,6 +288,20 @@ static int train(struct feedback *f, struct step *s, struct adapter_version *fro
     return rc != 0 ? rc : metrics_check(out, err);
 }
 
+/* The commit failed, and it may be that only its reply did: the log knows. Where that cannot be read either,
+ * the error keeps the mark MAYBE. */
+static int settle(struct feedback *f, struct step *s, uint64_t expected, struct claas_error *err)
+{
+    struct claas_error ignored = ERR_INIT;
+    int rc = adapter_log_find(f->adapters, s->adapter, expected, s->job, NULL, &s->entry, &ignored);
+    if (rc == CLAAS_ERR_NOT_FOUND) {
+        err->flags &= ~(uint32_t)CLAAS_MAYBE;
+    } else if (rc != 0) {
+        err->flags |= CLAAS_MAYBE;
+    }
+    return rc == 0 ? 0 : err->code;
+}
+
 static int commit(struct feedback *f, struct step *s, uint64_t expected, const char *settings,
                   struct adapter_out *out, struct claas_error *err)
 {
@@ -297,8 +312,15 @@ static int commit(struct feedback *f, struct step *s, uint64_t expected, const c
                                       .base_name = f->model_name,
                                       .settings_json = settings };
     int64_t began = clock_mono_ns();
+    int rc = host_call_check_abi(s->request->call, err); /* called off as late as here: nothing happened */
+    if (rc != 0) {
+        return rc;
+    }
     step_phase(s, FEEDBACK_SAVE);
-    int rc = adapter_commit(f->adapters, s->adapter, &c, out, s->request->call, &s->entry, err);
+    rc = adapter_commit(f->adapters, s->adapter, &c, out, s->request->call, &s->entry, err);
+    if (rc != 0 && rc != CLAAS_ERR_CONFLICT) {
+        rc = settle(f, s, expected, err);
+    }
     s->timing->save += ms_since(began);
     return rc;
 }

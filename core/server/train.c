@@ -89,63 +89,11 @@ static struct feedback_item *feedback_parse(struct check *c, const cJSON *body, 
     return items;
 }
 
-static cJSON *feedback_timing_body(const struct feedback_timing *t)
-{
-    const struct { const char *name; int64_t ms; } rows[] = {
-        { "sleep", t->sleep }, { "distill", t->distill }, { "save", t->save },
-        { "wake", t->wake }, { "logprobs", t->logprobs }, { "total", t->total },
-    };
-    cJSON *o = cJSON_CreateObject();
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        if (!cJSON_AddNumberToObject(o, rows[i].name, (double)rows[i].ms)) {
-            cJSON_Delete(o);
-            return NULL;
-        }
-    }
-    return o;
-}
-
 static void feedback_measure(struct metrics *m, const struct feedback_timing *t)
 {
 #define PHASE(name) metrics_took(&m->steps[METRICS_PHASE_##name], t->name * 1000000);
     METRICS_PHASES_TABLE(PHASE)
 #undef PHASE
-}
-
-static cJSON *feedback_body(struct feedback_result *f)
-{
-    char record[96] = "";
-    cJSON *o = cJSON_CreateObject();
-    cJSON *distill = cJSON_CreateObject();
-    cJSON *vllm = cJSON_CreateObject();
-    cJSON *metadata = f->metadata ? f->metadata : cJSON_CreateObject();
-    f->metadata = NULL;
-    if (f->recorded) {
-        (void)snprintf(record, sizeof record, "state.db/feedback/%s", f->request_id);
-    }
-    int failed = app_put(distill, "lora_id", cJSON_CreateString(f->lora_id));
-    failed |= app_put(distill, "metadata", metadata);
-    failed |= app_put(vllm, "slept", cJSON_CreateBool(f->slept)) | app_put(vllm, "woke", cJSON_CreateBool(f->woke));
-    failed |= app_put(o, "status", cJSON_CreateString("ok"));
-    failed |= app_put(o, "request_id", cJSON_CreateString(f->request_id));
-    failed |= app_put(o, "lora_id", cJSON_CreateString(f->lora_id));
-    failed |= app_put(o, "distill_result", distill) | app_put(o, "vllm", vllm);
-    failed |= app_put(o, "feedback_log_path", cJSON_CreateString(record));
-    failed |= app_put(o, "timing_ms", feedback_timing_body(&f->timing));
-    failed |= app_put(o, "batch_size", app_number(f->batch_size));
-    failed |= app_put(o, "version", app_number(f->version_to));
-    failed |= app_put(o, "version_from", app_number(f->version_from));
-    failed |= app_put(o, "digest", app_digest(&f->serve));
-    failed |= app_put(o, "serves", cJSON_CreateBool(f->serves));
-    if (f->warnings && f->warnings->child) {
-        failed |= app_put(o, "warnings", f->warnings);
-        f->warnings = NULL;
-    }
-    if (failed) {
-        cJSON_Delete(o);
-        return NULL;
-    }
-    return o;
 }
 
 void train_feedback(void *ctx, struct http_request *r)
@@ -162,7 +110,7 @@ void train_feedback(void *ctx, struct http_request *r)
         if (feedback_run(f, &q, &result, &err) == 0) {
             (void)atomic_fetch_add(&app->metrics.steps_ok, 1);
             feedback_measure(&app->metrics, &result.timing);
-            http_answer(r, 200, feedback_body(&result));
+            http_answer(r, 200, feedback_result_json(&result));
             feedback_result_clear(&result);
         } else {
             (void)atomic_fetch_add(&app->metrics.steps_failed, 1);
