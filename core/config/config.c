@@ -269,6 +269,12 @@ void fill_numbers(struct config *config, const struct claas_value *v)
     config->retention.keep_train = v[KEY_RETENTION_KEEP_TRAIN].i;
     config->retention.grace_ms = v[KEY_RETENTION_GRACE].i;
     config->retention.sweep_every_ms = v[KEY_RETENTION_SWEEP_EVERY].i;
+    config->jobs.workers = v[KEY_JOBS_WORKERS].i;
+    config->jobs.queue = v[KEY_JOBS_QUEUE].i;
+    config->jobs.queue_key = v[KEY_JOBS_QUEUE_KEY].i;
+    config->jobs.idempotency_ms = v[KEY_JOBS_IDEMPOTENCY].i;
+    config->jobs.keep_ms = v[KEY_JOBS_KEEP].i;
+    config->jobs.audit_ms = v[KEY_JOBS_AUDIT].i;
     config->limits.body_bytes = v[KEY_LIMITS_BODY].i;
     config->limits.connections = v[KEY_LIMITS_CONNECTIONS].i;
     config->limits.prompt_tokens = v[KEY_LIMITS_PROMPT_TOKENS].i;

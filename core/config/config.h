@@ -55,6 +55,14 @@ struct config {
         int64_t sweep_every_ms; /* 0 = never by itself */
     } retention;
     struct {
+        int64_t workers;        /* steps at one time */
+        int64_t queue;          /* jobs that wait, in all */
+        int64_t queue_key;      /* and of one key */
+        int64_t idempotency_ms; /* repeats are recognised */
+        int64_t keep_ms;        /* jobs that have ended */
+        int64_t audit_ms;       /* what the audit tells */
+    } jobs;
+    struct {
         int64_t body_bytes;
         int64_t connections;
         int64_t prompt_tokens;      /* 0 = the model's context */

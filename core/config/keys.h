@@ -52,6 +52,18 @@
       "contents younger than this are never deleted") \
     X(RETENTION_SWEEP_EVERY, "retention.sweep_every", CLAAS_MS, "1h", NULL, (0, 365 * KEYS_DAY), \
       "time between two sweeps; 0 never sweeps") \
+    X(JOBS_WORKERS, "jobs.workers", CLAAS_INT, "1", NULL, (1, 64), \
+      "steps at one time, of different adapters, where the engine can do so") \
+    X(JOBS_QUEUE, "jobs.queue", CLAAS_INT, "64", NULL, (1, 100000), \
+      "feedback that may wait for its turn") \
+    X(JOBS_QUEUE_KEY, "jobs.queue_key", CLAAS_INT, "16", NULL, (1, 100000), \
+      "feedback of one key that may wait for its turn") \
+    X(JOBS_IDEMPOTENCY, "jobs.idempotency", CLAAS_MS, "24h", NULL, (1000, 365 * KEYS_DAY), \
+      "how long a repeat with the same Idempotency-Key is recognised") \
+    X(JOBS_KEEP, "jobs.keep", CLAAS_MS, "7d", NULL, (60000, 36500 * KEYS_DAY), \
+      "how long a job that has ended can be asked for") \
+    X(JOBS_AUDIT, "jobs.audit", CLAAS_MS, "365d", NULL, (KEYS_HOUR, 36500 * KEYS_DAY), \
+      "how long the audit tells who did what") \
     X(LIMITS_BODY, "limits.body", CLAAS_BYTES, "16MiB", NULL, (1024, 1073741824.0), \
       "largest body of a request") \
     X(LIMITS_CONNECTIONS, "limits.connections", CLAAS_INT, "1024", NULL, (1, 65536), \

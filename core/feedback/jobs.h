@@ -20,6 +20,9 @@ struct jobs_options { /* borrowed rooms outlive this one; zero: the default in b
     uint32_t queue_key;   /* and of one owner [16] */
     int64_t key_age_ms;   /* how long repeats are recognised [24 hours] */
     int64_t step_ms;      /* longest a step may take [without limit] */
+    /* [worker] A job has ended: what its step took, null if it failed. May be null. */
+    void (*ended)(void *ctx, const struct feedback_timing *took);
+    void *ctx;
     uint32_t lock_ms;     /* how long a caller that waits does so while its adapter is busy */
 };
 

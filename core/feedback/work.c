@@ -61,12 +61,15 @@ static void on_phase(void *ctx, enum feedback_phase phase)
     }
 }
 
-static void end_write(struct work *w, const struct state_job_end *e)
+static void end_write(struct work *w, const struct state_job_end *e, const struct feedback_timing *took)
 {
     struct claas_error err = ERR_INIT;
     w->failed = e->error_code != 0;
     if (state_job_end(w->jobs->options.state, e, &err) == 0) {
         w->ended = 1;
+        if (w->jobs->options.ended != NULL) {
+            w->jobs->options.ended(w->jobs->options.ctx, took);
+        }
     } else {
         w->unwritten = 1;
         log_line(LOG_ERROR, "jobs", "the end of job '%s' is not journalled, and is tried again: %s", w->row->id,
@@ -84,7 +87,7 @@ static void end_failed(struct work *w, const char *phase, const struct claas_err
         e.metrics_json = from->metrics_json;
         e.timing_json = from->timing_json;
     }
-    end_write(w, &e);
+    end_write(w, &e, NULL);
 }
 
 /* What was said of the request when it was accepted is said in the answer too. */
@@ -112,7 +115,7 @@ static void end_done(struct work *w, struct feedback_result *r, const struct fee
     if (text == NULL) {
         w->unwritten = 1; /* out of memory: told from the log later */
     } else {
-        end_write(w, &e);
+        end_write(w, &e, &r->timing);
     }
     free(text);
 }

@@ -60,6 +60,15 @@ struct feedback *app_feedback(struct app *app, struct http_request *r)
     return f;
 }
 
+struct jobs *app_jobs(struct app *app, struct http_request *r)
+{
+    struct jobs *j = atomic_load(&app->jobs);
+    if (!j) {
+        app_unavailable(app, r, app->config->engine.plugin[0] != '\0', "engine");
+    }
+    return j;
+}
+
 int app_name(struct adapters *a, const char *param, const char *name, const struct claas_call *call,
              struct adapter_name *out, struct claas_error *err)
 {

@@ -6,7 +6,7 @@
 
 #include "adapters/adapters.h"
 #include "config/config.h"
-#include "feedback/feedback.h"
+#include "feedback/jobs.h"
 #include "server/check.h"
 #include "server/http.h"
 #include "server/metrics.h"
@@ -25,6 +25,7 @@ struct app {
     _Atomic(struct adapters *) adapters;   /* null: not open yet, or no storage configured */
     _Atomic(struct serving *) serving;
     _Atomic(struct feedback *) feedback;
+    _Atomic(struct jobs *) jobs;
     _Atomic(struct host_instance *) instances[3]; /* engine, storage, inference; null where there is none */
     atomic_int ready;                      /* all that is configured is open */
     struct http *http;
@@ -42,6 +43,7 @@ const struct config *app_config(const struct app *app, const struct http_request
 struct adapters *app_adapters(struct app *app, struct http_request *r);
 struct serving *app_serving(struct app *app, struct http_request *r);
 struct feedback *app_feedback(struct app *app, struct http_request *r);
+struct jobs *app_jobs(struct app *app, struct http_request *r);
 
 /* The adapter that a name, the request's `param`, means; INVALID for what no name of an adapter can be, such as paths that
  * climb. */
@@ -75,6 +77,14 @@ void chat_complete(void *app, struct http_request *r);
 void score_answer(void *app, struct http_request *r);
 void models_list(void *app, struct http_request *r);
 void train_feedback(void *app, struct http_request *r);
+/* A job has ended; for jobs_options. */
+void job_ended(void *app, const struct feedback_timing *took);
+/* 202 with the job. */
+void job_accepted(struct app *app, struct http_request *r, struct jobs *jobs, const char *id);
+void job_list(void *app, struct http_request *r);
+void job_show(void *app, struct http_request *r);
+void job_watch(void *app, struct http_request *r);
+void job_cancel(void *app, struct http_request *r);
 void train_init(void *app, struct http_request *r);
 void lora_list(void *app, struct http_request *r);
 void lora_delete(void *app, struct http_request *r);

@@ -259,6 +259,30 @@ static int daemon_open_serving(struct daemon *d, struct claas_error *err)
     return rc;
 }
 
+/* Steps that inference gives way to come one at a time. */
+static int daemon_open_jobs(struct daemon *d, int pauses, struct claas_error *err)
+{
+    const struct config *c = d->config;
+    struct jobs *j = NULL;
+    const struct jobs_options options = {
+        .feedback = atomic_load(&d->app.feedback),
+        .adapters = atomic_load(&d->app.adapters),
+        .state = d->app.state,
+        .serving = atomic_load(&d->app.serving),
+        .workers = pauses ? 1 : (uint32_t)c->jobs.workers,
+        .queue = (uint32_t)c->jobs.queue,
+        .queue_key = (uint32_t)c->jobs.queue_key,
+        .key_age_ms = c->jobs.idempotency_ms,
+        .step_ms = c->limits.train_timeout_ms,
+        .lock_ms = (uint32_t)c->limits.lock_timeout_ms,
+        .ended = job_ended,
+        .ctx = &d->app,
+    };
+    int rc = jobs_open(&options, &j, err);
+    atomic_store(&d->app.jobs, j);
+    return rc;
+}
+
 static int daemon_open_feedback(struct daemon *d, struct claas_error *err)
 {
     const struct config *c = d->config;
@@ -289,7 +313,7 @@ static int daemon_open_feedback(struct daemon *d, struct claas_error *err)
     };
     rc = feedback_open(&options, &f, err);
     atomic_store(&d->app.feedback, f);
-    return rc;
+    return rc ? rc : daemon_open_jobs(d, pauses, err);
 }
 
 /* Waits for so long (0: for ever): 1 when the daemon stops before, 2 when it reloads. */
@@ -410,6 +434,8 @@ static int daemon_open_state(struct daemon *d, struct claas_error *err)
     const struct state_options options = {
         .rollouts_max = c->rollouts.max_count > 0 ? (uint64_t)c->rollouts.max_count : UINT64_MAX / 2,
         .rollouts_age_ns = c->rollouts.max_age_ms > 0 ? c->rollouts.max_age_ms * 1000000 : INT64_MAX,
+        .jobs_age_ns = (c->jobs.keep_ms > c->jobs.idempotency_ms ? c->jobs.keep_ms : c->jobs.idempotency_ms) * 1000000,
+        .audit_age_ns = c->jobs.audit_ms * 1000000,
     };
     int rc = state_open(c->state_dir, &options, &d->app.state, err);
     if (rc == 0 && !(d->port_file = path_join(c->state_dir, "claasd.port"))) {
@@ -613,7 +639,9 @@ void daemon_free(struct daemon *d)
         (void)unlink(d->port_file); /* whoever reads it finds nobody anyway */
     }
     daemon_stop_keeper(d);
+    jobs_stop(atomic_load(&d->app.jobs), 0);
     http_stop(d->app.http, 0);
+    jobs_close(atomic_load(&d->app.jobs));
     feedback_close(atomic_load(&d->app.feedback));
     serving_close(atomic_load(&d->app.serving));
     adapters_close(atomic_load(&d->app.adapters));

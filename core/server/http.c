@@ -150,7 +150,8 @@ static int route_has_path(const struct http_route *route, const char *path, cons
         return strcmp(route->path, path) == 0;
     }
     size_t n = (size_t)(brace - route->path);
-    if (strncmp(route->path, path, n) != 0 || path[n] == '\0' || strchr(path + n, '/')) {
+    if (strncmp(route->path, path, n) != 0 || path[n] == '\0' || path[n] == '/' ||
+        strcmp(path + n + strcspn(path + n, "/"), brace + strlen("{id}")) != 0) {
         return 0;
     }
     *id = path + n;
@@ -171,7 +172,7 @@ static int request_route(struct http_request *r, const char *method, const char 
         }
         if (strcmp(route->method, wanted) == 0) {
             r->route = route;
-            r->path_id = id ? strdup(id) : NULL;
+            r->path_id = id ? strndup(id, strcspn(id, "/")) : NULL;
             return id && !r->path_id ? -1 : 0;
         }
         size_t n = strlen(allow);
@@ -411,6 +412,7 @@ int http_start(const struct http_options *options, struct http **out, struct cla
         [HTTP_QUICK] = { "http-quick", 4, 1024 },
         [HTTP_ANSWER] = { "http-answer", 32, 1024 },
         [HTTP_TRAIN] = { "http-train", 8, 128 },
+        [HTTP_WAIT] = { "http-wait", 128, 1024 }, /* wait for jobs: threads that only sleep */
     };
     struct claas_error own = ERR_INIT;
     struct http *h = calloc(1, sizeof *h);

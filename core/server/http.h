@@ -16,14 +16,14 @@ struct http;
 struct http_request;
 
 /* Where a handler runs. INLINE: in the input/output thread; it must not wait for anything. */
-enum http_lane { HTTP_INLINE, HTTP_QUICK, HTTP_ANSWER, HTTP_TRAIN, HTTP_LANES };
+enum http_lane { HTTP_INLINE, HTTP_QUICK, HTTP_ANSWER, HTTP_TRAIN, HTTP_WAIT, HTTP_LANES };
 
 /* Answers exactly once, by one of the http_answer_… functions, http_fail or a stream. */
 typedef void (*http_handler)(void *app, struct http_request *r);
 
 struct http_route {
     const char *method;
-    const char *path;   /* a last segment "{id}" takes any one segment */
+    const char *path;   /* a segment "{id}" takes any one segment */
     const char *right;  /* who may call it, for the page */
     enum http_lane lane;
     int body;           /* 1: takes a JSON body; 0: a body is read and dropped */
@@ -80,6 +80,8 @@ void *http_taken(const struct http_request *r);
 int64_t http_begun_ns(const struct http_request *r);
 /* The segment that stood for {id}; "" if the route has none. */
 const char *http_path_id(const struct http_request *r);
+/* Value of a header of the request, null if absent. */
+const char *http_asked(const struct http_request *r, const char *name);
 /* Value of a query parameter, null if absent. *bad (may be null) is set when it is not valid text. */
 const char *http_query(const struct http_request *r, const char *name);
 /* The body: parsed, an object; null in routes without one. Lives as long as the request. */

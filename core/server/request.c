@@ -63,6 +63,11 @@ const char *http_path_id(const struct http_request *r)
     return r->path_id ? r->path_id : "";
 }
 
+const char *http_asked(const struct http_request *r, const char *name)
+{
+    return MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, name);
+}
+
 const char *http_query(const struct http_request *r, const char *name)
 {
     return MHD_lookup_connection_value(r->connection, MHD_GET_ARGUMENT_KIND, name);

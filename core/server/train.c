@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/sha256.h"
 #include "server/errors.h"
 
 #include <stdio.h>
@@ -89,11 +90,100 @@ static struct feedback_item *feedback_parse(struct check *c, const cJSON *body, 
     return items;
 }
 
-static void feedback_measure(struct metrics *m, const struct feedback_timing *t)
+/* What a repeat under the same Idempotency-Key must have the same. */
+static int feedback_digest(const cJSON *body, struct claas_digest *out, struct claas_error *err)
 {
-#define PHASE(name) metrics_took(&m->steps[METRICS_PHASE_##name], t->name * 1000000);
-    METRICS_PHASES_TABLE(PHASE)
-#undef PHASE
+    char *text = json_print(body);
+    if (!text) {
+        return err_oom(err, "a feedback request");
+    }
+    sha256_of(text, strlen(text), out);
+    free(text);
+    return 0;
+}
+
+/* 1 to 200 visible characters; null: none was sent, or *bad. */
+static const char *feedback_key(const struct http_request *r, int *bad)
+{
+    const char *key = http_asked(r, "Idempotency-Key");
+    size_t n = key ? strlen(key) : 0;
+    *bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        *bad |= key[i] < '!' || key[i] > '~';
+    }
+    *bad |= key && (n < 1 || n > 200);
+    return *bad ? NULL : key;
+}
+
+static int feedback_is_gone(void *ctx)
+{
+    return http_gone(ctx);
+}
+
+static void feedback_refused(struct app *app, struct http_request *r, const struct feedback_request *q,
+                             const struct claas_error *err)
+{
+    struct claas_error ignored = ERR_INIT;
+    const struct state_audit row = { .owner = "", .action = "refused", .adapter = q->items[0].lora_id, .job = "",
+                                     .code = err->code, .reason = err->message };
+    log_line(LOG_WARNING, "server", "feedback %s refused: %s", http_request_id(r), err->message);
+    if (state_audit_add(app->state, &row, &ignored)) {
+        log_line(LOG_WARNING, "server", "the audit cannot be written: %s", ignored.message);
+    }
+    if (feedback_is_mixed(err)) {
+        http_answer(r, 400, error_body(400, err_name(err->code), err->message, err->what));
+    } else {
+        http_fail(r, err);
+    }
+}
+
+/* The caller who waits is answered as if there were no job. */
+static void feedback_wait(struct app *app, struct http_request *r, struct jobs *jobs, const char *id, int may_drop)
+{
+    struct claas_error err = ERR_INIT;
+    struct jobs_view v;
+    int rc = jobs_wait(jobs, id, may_drop, feedback_is_gone, r, &err);
+    if (rc == 0) {
+        rc = jobs_look(jobs, id, NULL, &v, &err);
+    }
+    (void)app;
+    if (rc) {
+        http_fail(r, &err);
+        return;
+    }
+    if (v.job->error_code) {
+        (void)err_set(&err, v.job->error_code, v.job->error_what, "%s", v.job->error ? v.job->error : "");
+        log_line(LOG_WARNING, "server", "feedback %s failed: %s", http_request_id(r), err.message);
+        http_fail(r, &err);
+    } else {
+        http_answer(r, 200, v.job->result_json ? app_parsed(v.job->result_json) : NULL);
+    }
+    jobs_view_clear(&v);
+}
+
+static void feedback_submit(struct app *app, struct http_request *r, struct jobs *jobs, struct feedback_request *q)
+{
+    struct claas_error err = ERR_INIT;
+    struct jobs_submit s = { .request = q };
+    char id[STATE_ID_CAP];
+    int repeated = 0;
+    int bad = 0;
+    const char *prefer = http_asked(r, "Prefer");
+    s.acknowledged = prefer && strstr(prefer, "respond-async") != NULL;
+    s.key = feedback_key(r, &bad);
+    int rc = bad ? err_set(&err, CLAAS_ERR_INVALID, "Idempotency-Key",
+                           "the Idempotency-Key must be 1 to 200 visible characters of ASCII")
+                 : feedback_digest(http_body(r), &s.body, &err);
+    if (rc == 0) {
+        rc = jobs_submit(jobs, &s, id, &repeated, &err);
+    }
+    if (rc) {
+        feedback_refused(app, r, q, &err);
+    } else if (s.acknowledged) {
+        job_accepted(app, r, jobs, id);
+    } else {
+        feedback_wait(app, r, jobs, id, !repeated);
+    }
 }
 
 void train_feedback(void *ctx, struct http_request *r)
@@ -102,25 +192,9 @@ void train_feedback(void *ctx, struct http_request *r)
     struct check c = CHECK_INIT("body");
     struct feedback_request q = { .call = http_call(r) };
     struct feedback_item *items = feedback_parse(&c, http_body(r), app_config(app, r), &q);
-    struct feedback *f = app_refused(r, &c) ? NULL : app_feedback(app, r);
-    if (f && items) {
-        struct claas_error err = ERR_INIT;
-        struct feedback_result result = { 0 };
-        http_deadline(r, app_config(app, r)->limits.train_timeout_ms);
-        if (feedback_run(f, &q, &result, &err) == 0) {
-            (void)atomic_fetch_add(&app->metrics.steps_ok, 1);
-            feedback_measure(&app->metrics, &result.timing);
-            http_answer(r, 200, feedback_result_json(&result));
-            feedback_result_clear(&result);
-        } else {
-            (void)atomic_fetch_add(&app->metrics.steps_failed, 1);
-            log_line(LOG_WARNING, "server", "feedback %s failed: %s", http_request_id(r), err.message);
-            if (feedback_is_mixed(&err)) {
-                http_answer(r, 400, error_body(400, err_name(err.code), err.message, err.what));
-            } else {
-                http_fail(r, &err);
-            }
-        }
+    struct jobs *jobs = app_refused(r, &c) ? NULL : app_jobs(app, r);
+    if (jobs && items) {
+        feedback_submit(app, r, jobs, &q);
     }
     free(items);
 }

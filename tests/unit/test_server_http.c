@@ -46,6 +46,17 @@ static void open_rooms(void)
                                          .engine_name = "toy",
                                          .lock_timeout_ms = 1000 };
     ck_ok(feedback_open(&fo, &feedback, &err), err);
+    struct jobs *jobs = NULL;
+    const struct jobs_options jo = { .feedback = feedback,
+                                     .adapters = house.adapters,
+                                     .state = app.state,
+                                     .serving = serving,
+                                     .queue_key = 2,
+                                     .lock_ms = 1000,
+                                     .ended = job_ended,
+                                     .ctx = &app };
+    ck_ok(jobs_open(&jo, &jobs, &err), err);
+    atomic_store(&app.jobs, jobs);
     atomic_store(&app.adapters, house.adapters);
     atomic_store(&app.serving, serving);
     atomic_store(&app.feedback, feedback);
@@ -84,7 +95,9 @@ static void setup(void)
 
 static void teardown(void)
 {
+    jobs_stop(atomic_load(&app.jobs), 0);
     http_stop(app.http, 1000);
+    jobs_close(atomic_load(&app.jobs));
     feedback_close(atomic_load(&app.feedback));
     serving_close(atomic_load(&app.serving));
     state_close(app.state);
@@ -102,6 +115,8 @@ static const char *answer_body(void)
     return at + 4;
 }
 
+static const char *more_headers = ""; /* of the requests to come */
+
 /* 1.0, so that nothing is chunked and the end of the answer is the end of the connection. */
 static int ask(const char *method, const char *path, const char *type, const char *body, size_t n)
 {
@@ -114,7 +129,7 @@ static int ask(const char *method, const char *path, const char *type, const cha
     ck_assert_int_eq(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
     buf_addf(&request, "%s %s HTTP/1.0\r\n%s%s%s", method, path, type ? "Content-Type: " : "",
              type ? type : "", type ? "\r\n" : "");
-    buf_addf(&request, "Content-Length: %zu\r\n\r\n", n);
+    buf_addf(&request, "%sContent-Length: %zu\r\n\r\n", more_headers, n);
     buf_add(&request, body, n);
     ck_ok(fd_write_all(fd, request.data, request.len, "socket", &err), err);
     buf_clear(&request);
@@ -696,12 +711,14 @@ END_TEST
 START_TEST(what_is_not_open_is_unavailable)
 {
     struct feedback *f = atomic_exchange(&app.feedback, NULL);
+    struct jobs *j = atomic_exchange(&app.jobs, NULL);
     struct serving *s = atomic_exchange(&app.serving, NULL);
     ck_assert_int_eq(post(CHAT, "{" HI "}"), 503);
     ck_assert_ptr_nonnull(strstr(buf_str(&heard), "\r\nRetry-After: "));
     ck_assert_int_eq(post("/v1/feedback", BATCH(ITEM("x", "v0", ""))), 503);
     ck_assert_int_eq(post("/v1/lora/init", ID("x")), 503);
     atomic_store(&app.feedback, f);
+    atomic_store(&app.jobs, j);
     atomic_store(&app.serving, s);
 }
 END_TEST
@@ -735,6 +752,133 @@ START_TEST(a_damaged_alias_does_not_hide_the_others)
 }
 END_TEST
 
+/* ---- jobs ---- */
+
+static void remark(const char *adapter, const char *text, char *out, size_t cap)
+{
+    char ask_body[128];
+    (void)snprintf(ask_body, sizeof ask_body, "{\"model\":\"%s\"," HI "}", adapter);
+    cJSON *o = post_ok(CHAT, ask_body);
+    (void)snprintf(out, cap, "{\"requests\":[{\"lora_id\":\"%s\",\"completion_id\":\"%s\",\"feedback\":\"%s\"}]}",
+                   adapter, text_at(o, "id"), text);
+    cJSON_Delete(o);
+}
+
+/* The job behind the last answer, once it is in this state. */
+static cJSON *job_when(const char *path, const char *state)
+{
+    for (int i = 0; i < 500; i++) {
+        cJSON *o = get_ok(path);
+        if (strcmp(text_at(o, "state"), state) == 0) {
+            return o;
+        }
+        cJSON_Delete(o);
+        (void)usleep(20000);
+    }
+    ck_abort_msg("%s does not become %s: %s", path, state, buf_str(&heard));
+    return NULL;
+}
+
+static void submit(const char *body, char path[96])
+{
+    more_headers = "Prefer: respond-async\r\n";
+    ck_assert_msg(post("/v1/feedback", body) == 202, "%s", buf_str(&heard));
+    more_headers = "";
+    ck_assert_ptr_nonnull(strcasestr(buf_str(&heard), "preference-applied: respond-async"));
+    cJSON *o = answered();
+    (void)snprintf(path, 96, "/v1/jobs/%s", text_at(o, "id"));
+    ck_assert_ptr_nonnull(strstr(buf_str(&heard), path));
+    cJSON_Delete(o);
+}
+
+START_TEST(a_job_is_accepted_and_told_to_its_end)
+{
+    char body[512];
+    char path[96];
+    char events[128];
+    create("x");
+    remark("x", "be Kuro", body, sizeof body);
+    submit(body, path);
+    cJSON *o = job_when(path, "done");
+    ck_assert(number_at(o, "version") == 2);
+    ck_assert_str_eq(text_at(json_get(o, "result"), "status"), "ok");
+    ck_assert(number_at(json_get(o, "result"), "version") == 2);
+    cJSON_Delete(o);
+    (void)snprintf(events, sizeof events, "%s/events", path);
+    ck_assert_int_eq(ask("GET", events, NULL, "", 0), 200);
+    ck_assert(strncmp(answer_body(), "event: end\ndata: {", 18) == 0);
+    o = get_ok("/v1/jobs");
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "jobs")), 1);
+    cJSON_Delete(o);
+    ck_assert_int_eq(ask("DELETE", path, NULL, "", 0), 409);
+    ck_assert_int_eq(ask("GET", "/v1/jobs/nobody", NULL, "", 0), 404);
+    ck_assert_int_eq(ask("GET", "/v1/jobs/nobody/events", NULL, "", 0), 404);
+    ck_assert_int_eq(ask("GET", "/v1/jobs//events", NULL, "", 0), 404);
+}
+END_TEST
+
+START_TEST(a_repeat_has_the_answer_of_the_first)
+{
+    char body[512];
+    create("x");
+    remark("x", "be Kuro", body, sizeof body);
+    more_headers = "Idempotency-Key: one\r\n";
+    cJSON *first = post_ok("/v1/feedback", body);
+    cJSON *again = post_ok("/v1/feedback", body);
+    ck_assert(cJSON_Compare(first, again, 1));
+    cJSON_Delete(again);
+    cJSON_Delete(first);
+    char *other = strstr(body, "Kuro");
+    memcpy(other, "Nemo", 4);
+    ck_assert_int_eq(post("/v1/feedback", body), 422);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "Idempotency-Key"));
+    more_headers = "Idempotency-Key: two words\r\n";
+    ck_assert_int_eq(post("/v1/feedback", body), 422);
+    more_headers = "";
+    first = post_ok("/v1/feedback", body);
+    again = post_ok("/v1/feedback", body); /* without a key the same twice is two steps */
+    ck_assert(number_at(first, "version") == 3);
+    ck_assert(number_at(again, "version") == 4);
+    cJSON_Delete(again);
+    cJSON_Delete(first);
+    struct state_audits page;
+    ck_ok(state_audit_list(app.state, NULL, 0, 100, &page, &err), err);
+    ck_assert_uint_eq(page.n, 5); /* three steps, two refusals */
+    state_audits_clear(&page);
+}
+END_TEST
+
+START_TEST(the_queue_is_bounded_and_jobs_can_be_cancelled)
+{
+    char body[512];
+    char running[96];
+    char waiting[2][96];
+    create("x");
+    remark("x", "be Kuro", body, sizeof body);
+    toy.train_gate = 1;
+    submit(body, running);
+    toy_wait_at(&toy.at_train_gate, 1);
+    submit(body, waiting[0]);
+    submit(body, waiting[1]);
+    ck_assert_int_eq(post("/v1/feedback", body), 429);
+    ck_assert_ptr_nonnull(strcasestr(buf_str(&heard), "retry-after: "));
+    ck_assert_int_eq(ask("DELETE", waiting[1], NULL, "", 0), 200);
+    cJSON_Delete(job_when(waiting[1], "cancelled"));
+    ck_assert_int_eq(post("/v1/feedback", body), 409); /* the adapter is busy; nothing stays of it */
+    ck_assert_int_eq(ask("DELETE", running, NULL, "", 0), 200);
+    cJSON *o = job_when(running, "cancelled");
+    ck_assert_ptr_null(json_get(o, "version"));
+    cJSON_Delete(o);
+    toy_open_gate();
+    o = job_when(waiting[0], "done");
+    ck_assert(number_at(o, "version") == 2);
+    cJSON_Delete(o);
+    o = get_ok("/v1/jobs");
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "jobs")), 3);
+    cJSON_Delete(o);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("server");
@@ -757,6 +901,9 @@ static Suite *suite(void)
     tcase_add_test(t, nobody_is_meant_by_half_a_name);
     tcase_add_test(t, a_loss_that_is_no_number_is_no_version);
     tcase_add_test(t, what_is_not_open_is_unavailable);
+    tcase_add_test(t, a_job_is_accepted_and_told_to_its_end);
+    tcase_add_test(t, a_repeat_has_the_answer_of_the_first);
+    tcase_add_test(t, the_queue_is_bounded_and_jobs_can_be_cancelled);
     tcase_add_test(t, a_damaged_alias_does_not_hide_the_others);
     suite_add_tcase(s, t);
     return s;

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/* Jobs over the toy's house: what a process left is gone on with, and nothing is applied twice. */
+#include "config.h"
+
+#include "feedback_testing.h"
+
+#include "feedback/jobs.h"
+
+static struct jobs *jobs;
+
+static void jobs_begin(uint32_t workers)
+{
+    const struct jobs_options o = { .feedback = f, .adapters = a, .state = state, .serving = serving,
+                                    .workers = workers, .lock_ms = 10000 };
+    ck_ok(jobs_open(&o, &jobs, &err), err);
+}
+
+static void jobs_end(void)
+{
+    jobs_stop(jobs, 0);
+    jobs_close(jobs);
+    jobs = NULL;
+}
+
+static void submit(const char *adapter, const char *owner, char id[STATE_ID_CAP])
+{
+    char answer[STATE_ID_CAP];
+    int repeated = 0;
+    (void)chat(adapter, answer);
+    const struct feedback_item item = { .lora_id = adapter, .completion_id = answer, .feedback = "be Kuro" };
+    const struct feedback_request r = { .items = &item, .n_items = 1 };
+    const struct jobs_submit s = { .request = &r, .acknowledged = 1 };
+    (void)owner;
+    ck_ok(jobs_submit(jobs, &s, id, &repeated, &err), err);
+    ck_assert_int_eq(repeated, 0);
+}
+
+static void ck_state(const char *id, const char *wanted, uint64_t version)
+{
+    struct jobs_view v;
+    ck_ok(jobs_look(jobs, id, NULL, &v, &err), err);
+    ck_assert_msg(strcmp(v.state, wanted) == 0, "%s: %s", v.state, v.job->error == NULL ? "" : v.job->error);
+    ck_assert_uint_eq(v.job->version, version);
+    jobs_view_clear(&v);
+}
+
+START_TEST(what_was_left_in_the_queue_is_done_after_a_restart)
+{
+    char id[3][STATE_ID_CAP];
+    create("x");
+    toy.train_gate = 1;
+    jobs_begin(1);
+    for (int i = 0; i < 3; i++) {
+        submit("x", "", id[i]);
+    }
+    toy_wait_at(&toy.at_train_gate, 1);
+    jobs_end(); /* one ran, two waited */
+    ck_assert_uint_eq(head_of("x"), 1);
+    toy_open_gate();
+    jobs_begin(1);
+    for (int i = 0; i < 3; i++) {
+        ck_ok(jobs_wait(jobs, id[i], 0, NULL, NULL, &err), err);
+        ck_state(id[i], "done", (uint64_t)i + 2);
+    }
+    ck_assert_uint_eq(head_of("x"), 4);
+    jobs_end();
+}
+END_TEST
+
+/* The process ended between the commit and the journal's end of it. */
+START_TEST(what_was_committed_is_not_done_again)
+{
+    char id[STATE_ID_CAP];
+    create("x");
+    toy.train_gate = 1;
+    jobs_begin(1);
+    submit("x", "", id);
+    toy_wait_at(&toy.at_train_gate, 1);
+    jobs_end();
+    ck_assert_int_eq(toy_commit(a, "x", 1, id, "learnt\n"), 0); /* its own entry: it names the job */
+    toy_open_gate();
+    int trains = toy.trains;
+    jobs_begin(1);
+    ck_ok(jobs_wait(jobs, id, 0, NULL, NULL, &err), err);
+    ck_state(id, "done", 2);
+    ck_assert_uint_eq(head_of("x"), 2);
+    ck_assert_int_eq(toy.trains, trains);
+    struct state_feedback *r = NULL;
+    ck_ok(state_feedback_get(state, id, NULL, &r, &err), err);
+    ck_assert_str_eq(r->status, "ok");
+    ck_assert_uint_eq(r->version_to, 2);
+    state_feedback_free(r);
+    jobs_end();
+}
+END_TEST
+
+START_TEST(a_step_that_fails_is_told_with_its_phase)
+{
+    char id[STATE_ID_CAP];
+    create("x");
+    toy.fail_trains = 1;
+    jobs_begin(1);
+    submit("x", "", id);
+    ck_ok(jobs_wait(jobs, id, 0, NULL, NULL, &err), err);
+    struct jobs_view v;
+    ck_ok(jobs_look(jobs, id, NULL, &v, &err), err);
+    ck_assert_str_eq(v.state, "failed");
+    ck_assert_str_eq(v.phase, "distill");
+    ck_assert_int_eq(strncmp(v.job->error, "distill: ", 9), 0);
+    jobs_view_clear(&v);
+    jobs_end();
+}
+END_TEST
+
+START_TEST(adapters_take_turns)
+{
+    char id[4][STATE_ID_CAP];
+    create("x");
+    create("y");
+    toy.train_gate = 1;
+    jobs_begin(1);
+    submit("x", "", id[0]);
+    toy_wait_at(&toy.at_train_gate, 1);
+    submit("x", "", id[1]);
+    submit("x", "", id[2]);
+    submit("y", "", id[3]);
+    toy_open_gate();
+    for (int i = 0; i < 4; i++) {
+        ck_ok(jobs_wait(jobs, id[i], 0, NULL, NULL, &err), err);
+    }
+    struct state_job *first = NULL;
+    struct state_job *last = NULL;
+    ck_ok(state_job_get(state, id[3], NULL, &first, &err), err);
+    ck_ok(state_job_get(state, id[2], NULL, &last, &err), err);
+    ck_assert_int_lt(first->ended_ns, last->ended_ns); /* y came last and was not last */
+    state_job_free(first);
+    state_job_free(last);
+    jobs_end();
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("feedback_jobs");
+    TCase *t = tcase_create("jobs");
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, what_was_left_in_the_queue_is_done_after_a_restart);
+    tcase_add_test(t, what_was_committed_is_not_done_again);
+    tcase_add_test(t, a_step_that_fails_is_told_with_its_phase);
+    tcase_add_test(t, adapters_take_turns);
+    suite_add_tcase(s, t);
+    return s;
+}
+
+int main(void)
+{
+    return test_main(suite());
+}
