@@ -14,6 +14,7 @@
 #define DEEP 3072  /* depth of A packed at a time, a multiple of PRODUCT_DEPTH: 12.5 MB with ROWS */
 #define SHALLOW 96 /* depth up to which C, not the arithmetic, is the limit */
 #define TILES 8    /* of A packed in one task */
+#define NARROW 32  /* side up to which tile registers do not pay */
 
 /* One chunk: rows [row, row + m) and depths [first, first + depth) of the whole. */
 struct chunk {
@@ -204,6 +205,12 @@ static int product_vectors(struct kernels *k, const struct product *p, struct cl
     return rc;
 }
 
+/* A product as narrow or as shallow as an adapter's costs mostly packing, which vectors do with less (bench_kernels g). */
+static int worth_tiles(const struct product *p)
+{
+    return p->m > NARROW && p->n > NARROW && p->depth > NARROW;
+}
+
 int product_run(struct kernels *k, const struct product *p, struct claas_error *err)
 {
     int rc = 0;
@@ -211,7 +218,7 @@ int product_run(struct kernels *k, const struct product *p, struct claas_error *
     if (p->depth == 0 && !p->accumulate) {
         store_zeros(p);
     } else if (p->n > 0) {
-        rc = k->tiles ? product_tiles(k, p, err) : product_vectors(k, p, err);
+        rc = k->tiles && worth_tiles(p) ? product_tiles(k, p, err) : product_vectors(k, p, err);
     }
     kernels_turn_end(k);
     return rc;

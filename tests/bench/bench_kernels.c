@@ -212,7 +212,7 @@ int main(int argc, char **argv)
     for (const char *p = parts; *p; p++) {
         switch (*p) {
         case 'l': linears(768); break;
-        case 'g': gemms(768, 16); break;
+        case 'g': gemms(768, 32); break;
         case 'a': attention(768); break;
         case 'e': elements(768); break;
         default: decode(); break;
