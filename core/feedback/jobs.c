@@ -321,6 +321,18 @@ static int give_up(struct jobs *j, struct job *job, struct claas_error *err)
                          "cannot train '%s': other feedback on it was not done within %u ms", adapter, j->options.lock_ms);
 }
 
+/* A job that is in the list no more has ended, or was called off because the daemon stops. */
+static int end_check(struct jobs *j, const char *id, struct claas_error *err)
+{
+    struct state_job *row = NULL;
+    int rc = state_job_get(j->options.state, id, NULL, &row, err);
+    if (rc == 0 && row->ended_ns == 0) {
+        rc = err_set(err, CLAAS_ERR_UNAVAILABLE, "", "the daemon is stopping; job '%s' goes on at its next start", id);
+    }
+    state_job_free(row);
+    return rc;
+}
+
 int jobs_wait(struct jobs *j, const char *id, int may_drop, int (*gone)(void *ctx), void *ctx, struct claas_error *err)
 {
     int64_t late = clock_mono_ns() + (int64_t)j->options.lock_ms * 1000000;
@@ -337,7 +349,7 @@ int jobs_wait(struct jobs *j, const char *id, int may_drop, int (*gone)(void *ct
         }
     }
     (void)pthread_mutex_unlock(&j->mutex);
-    return rc;
+    return rc == 0 ? end_check(j, id, err) : rc;
 }
 
 static int cancel_waiting(struct jobs *j, struct job *job, struct claas_error *err)

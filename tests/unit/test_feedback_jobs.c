@@ -54,7 +54,11 @@ START_TEST(what_was_left_in_the_queue_is_done_after_a_restart)
         submit("x", "", id[i]);
     }
     toy_wait_at(&toy.at_train_gate, 1);
-    jobs_end(); /* one ran, two waited */
+    jobs_stop(jobs, 0); /* one ran, two waited: who waits for them is not told that they have ended */
+    for (int i = 0; i < 3; i++) {
+        ck_failed(jobs_wait(jobs, id[i], 0, NULL, NULL, &err), CLAAS_ERR_UNAVAILABLE, err);
+    }
+    jobs_close(jobs);
     ck_assert_uint_eq(head_of("x"), 1);
     toy_open_gate();
     jobs_begin(1);
