@@ -61,8 +61,8 @@ static void ask_known(const cJSON *body, int chat, struct check *c, struct ask *
         ask_cannot(c, ask, strict, "response_format", format);
     }
     const cJSON *logprobs = json_get(body, "logprobs");
-    if (!chat && logprobs && !ask_is_nothing(logprobs)) {
-        ask_cannot(c, ask, strict, "logprobs", logprobs);
+    if (!chat && cJSON_IsTrue(logprobs)) {
+        ask_cannot(c, ask, strict, "logprobs", logprobs); /* of a chat: here it would be a number */
     }
     int64_t n = 1;
     if (check_int(c, body, "n", 1, 1024, &n) && n > 1) {
@@ -134,6 +134,19 @@ static void ask_params(const cJSON *body, struct check *c, struct ask *ask)
     ask_stop_ids(body, c, ask);
     p->stop = ask->stops;
     p->stop_ids = ask->stop_ids;
+}
+
+/* Of a chat a switch and a number; of a text one number, and 0 asks for the tokens' own. */
+static void ask_logprobs(const cJSON *body, int chat, struct check *c, struct ask *ask)
+{
+    int64_t top = 0;
+    if (chat) {
+        check_bool(c, body, "logprobs", &ask->logprobs);
+        check_int(c, body, "top_logprobs", 0, ASK_TOP, &top);
+    } else if (!cJSON_IsBool(json_get(body, "logprobs"))) {
+        ask->logprobs = check_int(c, body, "logprobs", 0, ASK_TOP, &top);
+    }
+    ask->request.params.n_top = ask->logprobs ? (uint32_t)top : 0;
 }
 
 /* Only text can be read: parts of other kinds are left out, as ever, but not in silence. */
@@ -210,11 +223,8 @@ void ask_parse(const cJSON *body, int chat, struct check *c, struct ask *out)
         check_bool(c, options, "include_usage", &out->usage);
         check_leave(c, was);
     }
+    ask_logprobs(body, chat, c, out);
     if (chat) {
-        int64_t top = 0;
-        check_bool(c, body, "logprobs", &out->logprobs);
-        check_int(c, body, "top_logprobs", 0, ASK_TOP, &top);
-        out->request.params.n_top = out->logprobs ? (uint32_t)top : 0;
         ask_messages(body, c, out);
     } else {
         ask_prompt(body, c, out);

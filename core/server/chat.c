@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "server/errors.h"
+#include "server/logprobs.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ struct chat {
     int has_begun;                  /* the first token has come */
     int chat;                       /* 0: a text completion */
     struct serving_receipt receipt; /* known from begin on */
+    struct logprobs_place place;    /* behind the tokens told so far */
 };
 
 /* ---- parts of an answer ------------------------------------------------------------------------------------------------- */
@@ -64,60 +66,23 @@ static cJSON *chat_usage(const struct serving_answer *a)
     return o;
 }
 
-/* {token, bytes, logprob} of one token. */
-static cJSON *chat_token(struct serving *s, int32_t id, float logprob)
+/* choices[0].logprobs: null when not asked for or not known. */
+static cJSON *chat_logprobs(struct chat *c, const struct serving_piece *tokens)
 {
-    struct claas_error ignored = ERR_INIT;
-    struct buf text = BUF_INIT;
-    cJSON *o = cJSON_CreateObject();
-    cJSON *bytes = cJSON_CreateArray();
-    (void)serving_token_text(s, id, &text, &ignored); /* an id nobody can spell has no text */
-    for (size_t i = 0; bytes && i < text.len; i++) {
-        cJSON *b = cJSON_CreateNumber((unsigned char)text.data[i]);
-        if (!cJSON_AddItemToArray(bytes, b)) {
-            cJSON_Delete(b);
-        }
-    }
-    int failed = app_put(o, "token", app_text(buf_str(&text), text.len)) ||
-                 app_put(o, "logprob", cJSON_CreateNumber((double)logprob));
-    failed |= app_put(o, "bytes", bytes);
-    buf_clear(&text);
-    if (failed) {
-        cJSON_Delete(o);
-        return NULL;
-    }
-    return o;
-}
-
-/* choices[0].logprobs: null when not asked for or not known; the end of turn is left out, since it spells nothing. */
-static cJSON *chat_logprobs(const struct chat *c, const struct serving_answer *a)
-{
-    if (!c->ask.logprobs || !a->logprobs) {
+    if (!c->ask.logprobs || !tokens->logprobs) {
         return cJSON_CreateNull();
     }
-    cJSON *o = cJSON_CreateObject();
-    cJSON *content = cJSON_AddArrayToObject(o, "content");
-    uint32_t n = a->n_response - (a->end_tokens < a->n_response ? a->end_tokens : a->n_response);
-    for (uint32_t i = 0; content && i < n; i++) {
-        cJSON *token = chat_token(c->serving, a->response_ids[i], a->logprobs[i]);
-        cJSON *tops = cJSON_AddArrayToObject(token, "top_logprobs");
-        for (uint32_t k = 0; tops && a->top_ids && k < a->n_top; k++) {
-            size_t at = (size_t)i * a->n_top + k;
-            cJSON *top = chat_token(c->serving, a->top_ids[at], a->top_logprobs[at]);
-            if (!cJSON_AddItemToArray(tops, top)) {
-                cJSON_Delete(top);
-            }
-        }
-        if (!cJSON_AddItemToArray(content, token)) {
-            cJSON_Delete(token);
-            content = NULL;
-        }
-    }
-    if (!content) {
-        cJSON_Delete(o);
-        return NULL;
-    }
-    return o;
+    return c->chat ? logprobs_chat(c->serving, tokens) : logprobs_text(c->serving, tokens, &c->place);
+}
+
+/* The same of a whole answer: the end of turn is left out, since it spells nothing. */
+static cJSON *chat_logprobs_whole(struct chat *c, const struct serving_answer *a)
+{
+    const struct serving_piece all = {
+        .ids = a->response_ids, .logprobs = a->logprobs, .top_ids = a->top_ids, .top_logprobs = a->top_logprobs,
+        .n = a->n_response - (a->end_tokens < a->n_response ? a->end_tokens : a->n_response), .n_top = a->n_top,
+    };
+    return chat_logprobs(c, &all);
 }
 
 /* A choice; takes `text` (under `name`) and logprobs over. finish null: not yet. */
@@ -143,7 +108,7 @@ static int chat_warnings(const struct chat *c, cJSON *o)
 
 /* ---- the whole answer ----------------------------------------------------------------------------------------------------- */
 
-static cJSON *chat_whole(const struct chat *c, const struct serving_answer *a)
+static cJSON *chat_whole(struct chat *c, const struct serving_answer *a)
 {
     cJSON *o = chat_frame(c, c->chat ? "chat.completion" : "text_completion");
     cJSON *text = app_text(a->visible ? a->visible : "", a->visible ? strlen(a->visible) : 0);
@@ -155,7 +120,7 @@ static cJSON *chat_whole(const struct chat *c, const struct serving_answer *a)
         }
         text = message;
     }
-    cJSON *choices = chat_choice(c->chat ? "message" : "text", text, a->finish, chat_logprobs(c, a));
+    cJSON *choices = chat_choice(c->chat ? "message" : "text", text, a->finish, chat_logprobs_whole(c, a));
     if (app_put(o, "choices", choices) || app_put(o, "usage", chat_usage(a)) || app_put(o, "claas", chat_receipt(&a->receipt)) ||
         chat_warnings(c, o)) {
         cJSON_Delete(o);
@@ -238,20 +203,20 @@ static int chat_piece(void *ctx, const struct serving_piece *piece)
     if (http_gone(c->r)) {
         return 1;
     }
-    if (!c->ask.stream || piece->text_bytes == 0) {
+    if (!c->ask.stream || (piece->text_bytes == 0 && piece->n == 0)) {
         return 0;
     }
-    return chat_event(c, chat_chunk(c, 0, piece->text, piece->text_bytes, NULL, cJSON_CreateNull()));
+    return chat_event(c, chat_chunk(c, 0, piece->text, piece->text_bytes, NULL, chat_logprobs(c, piece)));
 }
 
-/* The last events: how it ended with the log-probabilities, use of tokens, the mark. A client that has left by now has
+/* The last events: how it ended, use of tokens, the mark. A client that has left by now has
  * what it wanted, so the result of writing is not looked at. */
 static void chat_finish(const struct chat *c, const struct serving_answer *a, const struct claas_error *err)
 {
     if (err) {
         (void)chat_event(c, error_body(err_http_status(err->code), err_name(err->code), err->message, err->what));
     } else {
-        cJSON *last = chat_chunk(c, 0, NULL, 0, a->finish, chat_logprobs(c, a));
+        cJSON *last = chat_chunk(c, 0, NULL, 0, a->finish, cJSON_CreateNull());
         if (last && (app_put(last, "claas", chat_receipt(&a->receipt)) || chat_warnings(c, last))) {
             cJSON_Delete(last);
             last = NULL;
@@ -276,7 +241,8 @@ static void chat_run(struct chat *c)
 {
     struct serving_answer a = { 0 };
     struct claas_error err = ERR_INIT;
-    const struct serving_stream stream = { .ctx = c, .begin = chat_begin, .piece = chat_piece };
+    const struct serving_stream stream = { .ctx = c, .begin = chat_begin, .piece = chat_piece,
+                                           .tokens = c->ask.stream && c->ask.logprobs };
     c->ask.request.stream = &stream;
     c->ask.request.call = http_call(c->r);
     http_deadline(c->r, app_config(c->app, c->r)->limits.request_timeout_ms);

@@ -29,6 +29,8 @@ struct collect {
     struct claas_error err;
 
     const struct serving_stream *user;
+    const struct spelling *spelling; /* if the user wants tokens; null: not known */
+    size_t told, told_bytes;         /* tokens that went with pieces, and what they spell */
     struct serving_receipt *receipt;
     int begun, stopped, chat;
     int cut;                         /* ended by its deadline, or called off: `err` says so */
@@ -105,28 +107,69 @@ static int take_tokens(struct collect *c, const struct claas_piece *p)
     return bad || c->text.failed ? err_oom(&c->err, "an answer") : 0;
 }
 
+static void tokens_at(const struct collect *c, size_t from, struct serving_piece *out)
+{
+    out->ids = c->ids + from;
+    out->logprobs = c->without_logprobs ? NULL : c->logprobs + from;
+    if (c->n_top > 0 && !c->without_top) {
+        out->top_ids = c->top_ids + from * c->n_top;
+        out->top_logprobs = c->top_logprobs + from * c->n_top;
+        out->n_top = c->n_top;
+    }
+}
+
+/* Takes as many tokens, behind those told already, as spell no more than the first `shown` bytes of the raw text: so tokens
+ * go with the piece that holds the end of their text. */
+static void tokens_tell(struct collect *c, size_t shown, struct serving_piece *out)
+{
+    size_t end = c->n - (c->end_tokens < c->n ? c->end_tokens : c->n);
+    size_t from = c->told;
+    while (c->spelling != NULL && c->told < end) {
+        size_t bytes = spelling_bytes(c->spelling, c->ids[c->told]);
+        if (c->told_bytes + bytes > shown) {
+            break;
+        }
+        c->told_bytes += bytes;
+        c->told++;
+    }
+    out->n = (uint32_t)(c->told - from);
+    if (out->n > 0) {
+        tokens_at(c, from, out);
+    }
+}
+
+/* What is left at the end: tokens whose text a stop string has cut, or all if nobody knows what they spell. */
+static void tokens_tell_rest(struct collect *c)
+{
+    size_t end = c->n - (c->end_tokens < c->n ? c->end_tokens : c->n);
+    struct serving_piece rest = { .text = "", .n = c->told < end ? (uint32_t)(end - c->told) : 0 };
+    if (c->user != NULL && c->user->piece != NULL && c->user->tokens && rest.n > 0 && !c->stopped && !c->cut) {
+        tokens_at(c, c->told, &rest);
+        (void)c->user->piece(c->user->ctx, &rest); /* who is gone by now has had the whole answer */
+    }
+}
+
 static int show(struct collect *c, const struct claas_piece *p, int last)
 {
     struct buf out = BUF_INIT;
-    struct serving_piece shown = { .ids = p == NULL ? NULL : p->ids, .logprobs = p == NULL ? NULL : p->logprobs,
-                                   .n = p == NULL ? 0 : p->n };
+    struct serving_piece shown = { .text = "" };
     if (c->user == NULL || c->user->piece == NULL) {
         return 0;
     }
-    if (p != NULL && c->n_top > 0 && !c->without_top && p->n_top == c->n_top) {
-        shown.top_ids = p->top_ids;
-        shown.top_logprobs = p->top_logprobs;
-        shown.n_top = p->n_top;
-    }
     const char *text = p == NULL ? NULL : p->text;
     size_t n = p == NULL ? 0 : p->text_bytes;
+    size_t settled = c->text.len;
     int rc = 0;
     if (c->chat) {
         rc = visible_stream_add(&c->visible, text, n, last, &out, &c->err);
         text = buf_str(&out);
         n = out.len;
+        settled = c->visible.settled;
     }
-    if (rc == 0 && (n > 0 || shown.n > 0)) {
+    if (rc == 0 && c->user->tokens) {
+        tokens_tell(c, settled, &shown);
+    }
+    if (rc == 0 && (n > 0 || shown.n > 0 || (p != NULL && p->n > 0))) {
         shown.text = text == NULL ? "" : text;
         shown.text_bytes = n;
         c->stopped = c->user->piece(c->user->ctx, &shown) != 0;
@@ -454,7 +497,11 @@ static int answer(struct serving *s, struct asking *a, struct serving_answer *ou
         rc = receipt_make(s, a, err);
     }
     if (rc == 0) {
+        a->c.spelling = a->r->stream != NULL && a->r->stream->tokens ? spelling_of(s) : NULL;
         rc = generate(s, a, err);
+    }
+    if (rc == 0) {
+        tokens_tell_rest(&a->c);
     }
     lease_release(s, &a->lease);
     return rc == 0 ? finish(s, a, out, err) : rc;
@@ -480,17 +527,17 @@ static void asking_clear(struct asking *a)
     cJSON_Delete(a->chat);
 }
 
-static int prepare(struct serving *s, const struct serving_request *r, struct claas_error *err)
+static int prepare(struct serving *s, const struct serving_request *r, const char *top, struct claas_error *err)
 {
     int rc = serving_ready(s, err);
-    return rc == 0 ? params_check(s, &r->params, err) : rc;
+    return rc == 0 ? params_check(s, &r->params, top, err) : rc;
 }
 
 int serving_chat(struct serving *s, const struct serving_request *r, struct serving_answer *out,
                  struct claas_error *err)
 {
     struct asking a;
-    int rc = prepare(s, r, err);
+    int rc = prepare(s, r, "top_logprobs", err);
     if (rc != 0) {
         return rc;
     }
@@ -516,7 +563,7 @@ int serving_complete(struct serving *s, const struct serving_request *r, struct 
                      struct claas_error *err)
 {
     struct asking a;
-    int rc = prepare(s, r, err);
+    int rc = prepare(s, r, "logprobs", err);
     if (rc != 0) {
         return rc;
     }

@@ -60,6 +60,7 @@ struct serving {
     int end_known;
     int32_t end_token;               /* closes an assistant turn; -1 = none */
 
+    _Atomic(struct spelling *) spelling; /* made when first wanted */
     atomic_uint n_requests;
     atomic_ullong n_answers, n_tokens;
 };
@@ -84,8 +85,8 @@ void versions_close(struct serving *s);
 
 /* ---- request.c ------------------------------------------------------------------------------- */
 
-/* INVALID where a parameter is out of its range; what = its name in the HTTP contract. */
-int params_check(const struct serving *s, const struct serving_params *p, struct claas_error *err);
+/* INVALID where a parameter is out of its range; what = its name in the HTTP contract, where n_top is called `top`. */
+int params_check(const struct serving *s, const struct serving_params *p, const char *top, struct claas_error *err);
 /* {"messages": […]} with each content as one string. Free with cJSON_Delete. */
 int messages_normalise(const cJSON *messages, cJSON **out, struct claas_error *err);
 /* Its ids with the header of an assistant turn. */
@@ -98,10 +99,23 @@ int serving_ready(const struct serving *s, struct claas_error *err);
 /* What the request was sampled with, for the record. */
 char *params_json(const struct serving_params *p, uint32_t max_tokens, uint64_t seed);
 
+/* ---- spelling.c ------------------------------------------------------------------------------ */
+
+/* Of all tokens; made by the first who asks, kept until close. Null: not known (no memory, or the plugin does not say how
+ * many tokens there are). Not to be called from a thread of the plugin; the others may be. */
+struct spelling;
+const struct spelling *spelling_of(struct serving *s);
+/* How many bytes of an answer's text a token is: none for special ones. */
+size_t spelling_bytes(const struct spelling *p, int32_t id);
+/* Its text, special ones spelled out; non-zero: there is no such token. */
+int spelling_add(const struct spelling *p, int32_t id, struct buf *out);
+void spelling_free(struct spelling *p);
+
 /* ---- visible_stream.c ------------------------------------------------------------------------ */
 
 struct visible_stream {              /* start from all zeros */
     struct buf raw, sent;
+    size_t settled;                  /* first bytes of the raw text that were shown, or left out, for good */
 };
 /* Takes the next bytes of the raw text (last: there are no more) and appends to *out what has become visible for good. */
 int visible_stream_add(struct visible_stream *v, const char *text, size_t n, int last, struct buf *out,

@@ -70,7 +70,7 @@ static int stop_ids_check(const struct serving *s, const struct serving_params *
     return 0;
 }
 
-int params_check(const struct serving *s, const struct serving_params *p, struct claas_error *err)
+int params_check(const struct serving *s, const struct serving_params *p, const char *top, struct claas_error *err)
 {
     int rc = in_range(p->temperature, 0, 100, "temperature", err);
     rc = rc != 0 ? rc : in_range(p->top_p, 1e-6, 1, "top_p", err);
@@ -90,8 +90,7 @@ int params_check(const struct serving *s, const struct serving_params *p, struct
     struct claas_inference_info info = { .size = sizeof info };
     rc = host_inference_info(s->inference, &info, err);
     if (rc == 0 && (!(info.flags & CLAAS_CAN_TOP) || p->n_top > info.max_top)) {
-        rc = err_set(err, CLAAS_ERR_INVALID, "top_logprobs",
-                     "'top_logprobs' is %u: this server gives at most %u", p->n_top,
+        rc = err_set(err, CLAAS_ERR_INVALID, top, "'%s' is %u: this server gives at most %u", top, p->n_top,
                      info.flags & CLAAS_CAN_TOP ? info.max_top : 0);
     }
     return rc;

@@ -164,7 +164,7 @@ int serving_score(struct serving *s, const struct serving_score_request *r, stru
     p.n_top = r->n_top;
     int rc = serving_ready(s, err);
     if (rc == 0) {
-        rc = params_check(s, &p, err);
+        rc = params_check(s, &p, "top_logprobs", err);
     }
     if (rc != 0) {
         return rc;

@@ -81,6 +81,7 @@ void serving_close(struct serving *s)
     (void)pthread_cond_destroy(&s->work);
     (void)pthread_mutex_destroy(&s->mutex);
     (void)pthread_mutex_destroy(&s->end_mutex);
+    spelling_free(atomic_load(&s->spelling));
     free(s->default_model);
     free(s->model_name);
     free(s);
@@ -93,6 +94,10 @@ const char *serving_model_name(const struct serving *s)
 
 int serving_token_text(struct serving *s, int32_t id, struct buf *out, struct claas_error *err)
 {
+    const struct spelling *known = atomic_load(&s->spelling);
+    if (known != NULL && spelling_add(known, id, out) == 0) {
+        return 0;
+    }
     int rc = serving_ready(s, err);
     return rc == 0 ? host_text_decode(s->text, &id, 1, CLAAS_SPECIAL, out, err) : rc;
 }

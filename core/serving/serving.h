@@ -68,8 +68,8 @@ struct serving_receipt {              /* known before the first piece */
 
 struct serving_piece {                /* of a stream; borrowed for the call */
     const char *text;                 /* chat: what becomes visible (no thinking, no blanks at the start); else raw text */
-    size_t text_bytes;                /* may be 0: text lags behind ids */
-    const int32_t *ids;               /* tokens of this piece, as sampled, end of turn included */
+    size_t text_bytes;                /* may be 0 */
+    const int32_t *ids;               /* with stream.tokens: those whose text ends in this piece, without the end of turn */
     const float *logprobs;            /* [n], null if the server gives none */
     const int32_t *top_ids;           /* [n][n_top] */
     const float *top_logprobs;
@@ -82,6 +82,7 @@ struct serving_stream {
     void *ctx;
     int (*begin)(void *ctx, const struct serving_receipt *); /* once, before the first piece; may be null */
     int (*piece)(void *ctx, const struct serving_piece *);   /* may be null */
+    int tokens;                                              /* 1: pieces carry their tokens */
 };
 
 struct serving_request {

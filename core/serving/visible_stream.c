@@ -74,7 +74,8 @@ int visible_stream_add(struct visible_stream *v, const char *text, size_t n, int
     struct buf seen = BUF_INIT;
     buf_add(&v->raw, text, n);
     const char *raw = buf_str(&v->raw);
-    int rc = visible_of(raw, last ? v->raw.len : settled(raw, v->raw.len), last, &seen, err);
+    v->settled = last ? v->raw.len : settled(raw, v->raw.len);
+    int rc = visible_of(raw, v->settled, last, &seen, err);
     /* A stray </think> takes back what was shown already: then there is nothing to add. */
     if (rc == 0 && seen.len > v->sent.len && memcmp(buf_str(&seen), buf_str(&v->sent), v->sent.len) == 0) {
         const char *fresh = buf_str(&seen) + v->sent.len;

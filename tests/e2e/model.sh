@@ -30,6 +30,21 @@ stream_joins()
         equal "$(grep '^data' "$state/stream" | tail -1 | tr -d '\r')" 'data: [DONE]'
 }
 
+# The pieces' tokens are those of the whole answer, though a stop string holds text back and cuts it in the end.
+stream_has_logprobs()
+{
+    ask "" "$question" 40 | jq '.logprobs = true | .top_logprobs = 2' >"$state/wanted"
+    word=$(post /v1/chat/completions <"$state/wanted" | jq -r '.choices[0].message.content' | cut -c 30-36)
+    jq --arg w "$word" '.stop = [$w, $w + "~"]' "$state/wanted" >"$state/stopped"
+    post /v1/chat/completions <"$state/stopped" | jq -c '.choices[0].logprobs.content[]' >"$state/whole"
+    jq '.stream = true' "$state/stopped" | curl -sSN -H 'Content-Type: application/json' --data-binary @- \
+        "$url/v1/chat/completions" | sed -n 's/^data: {/{/p' >"$state/stream"
+    jq -c '.choices[0].logprobs.content[]?' "$state/stream" >"$state/joined"
+    [ -s "$state/whole" ] && cmp "$state/whole" "$state/joined" &&
+        jq -sce 'map(.choices[0] | select(.logprobs and (.logprobs.content | map(.token) | add) == .delta.content)) |
+            length > 3' "$state/stream"
+}
+
 score_agrees()
 {
     answer=$(ask e2e/a "What is the capital of France?" 30 | post /v1/chat/completions)
@@ -159,6 +174,7 @@ while IFS= read -r line; do
     ok "greedy answer $i is that of transformers in float32" greedy_is_exact "$state/line"
 done <"$src/tests/data/smollm2-greedy.jsonl"
 ok "the pieces of a stream join to the answer" stream_joins
+ok "the pieces of a stream carry the log-probabilities of the answer" stream_has_logprobs
 ok "an adapter is made" sh -c "printf '%s' '{\"lora_id\": \"e2e/a\", \"lora_r\": 8, \"lora_alpha\": 16,
     \"base_model\": \"HuggingFaceTB/SmolLM2-135M-Instruct\"}' |
     curl -sS --fail -H 'Content-Type: application/json' --data-binary @- $url/v1/lora/init"

@@ -345,6 +345,99 @@ START_TEST(a_stream_has_its_frame)
 }
 END_TEST
 
+#define OLD "/v1/completions"
+
+/* The older form: lists by token, the sampled one among the best of each, places counted in characters. */
+START_TEST(a_text_has_its_logprobs)
+{
+    toy.say = "h\xC3\xA9y";
+    cJSON *o = post_ok(OLD, "{\"prompt\":\"one\",\"logprobs\":1}");
+    const cJSON *l = json_get(choice_of(o), "logprobs");
+    const cJSON *tops = json_get(l, "top_logprobs");
+    static const int offsets[] = { 0, 1, 1, 2 };
+    ck_assert_int_eq(cJSON_GetArraySize(tops), 4);
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(l, "tokens")), 4);
+    for (int i = 0; i < 4; i++) {
+        ck_assert_int_eq(cJSON_GetArrayItem(json_get(l, "text_offset"), i)->valueint, offsets[i]);
+    }
+    ck_assert_str_eq(cJSON_GetArrayItem(json_get(l, "tokens"), 0)->valuestring, "h");
+    const cJSON *best = cJSON_GetArrayItem(tops, 0);
+    ck_assert_int_eq(cJSON_GetArraySize(best), 2); /* what might have been said, and what was */
+    ck_assert(number_at(best, "y") == -2);
+    ck_assert(number_at(best, "h") == cJSON_GetArrayItem(json_get(l, "token_logprobs"), 0)->valuedouble);
+    ck_assert_int_eq(cJSON_GetArraySize(cJSON_GetArrayItem(tops, 3)), 1); /* "y" was said: once */
+    cJSON_Delete(o);
+    o = post_ok(OLD, "{\"prompt\":\"one\",\"logprobs\":0}");
+    l = json_get(choice_of(o), "logprobs");
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(l, "token_logprobs")), 4);
+    ck_assert(cJSON_IsNull(cJSON_GetObjectItem(l, "top_logprobs")));
+    cJSON_Delete(o);
+    o = post_ok(OLD, "{\"prompt\":\"one\"}");
+    ck_assert_ptr_null(json_get(choice_of(o), "logprobs"));
+    cJSON_Delete(o);
+    o = post_ok(OLD, "{\"prompt\":\"one\",\"logprobs\":true}");
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "warnings")), 1);
+    cJSON_Delete(o);
+}
+END_TEST
+
+/* Joins the tokens of an event's choice; returns how many there were. */
+static int tokens_of(const cJSON *choice, int chat, char *joined, size_t cap)
+{
+    const cJSON *l = json_get(choice, "logprobs");
+    const cJSON *list = json_get(l, chat ? "content" : "tokens");
+    const cJSON *one;
+    cJSON_ArrayForEach(one, list)
+    {
+        const char *token = chat ? text_at(one, "token") : one->valuestring;
+        (void)snprintf(joined + strlen(joined), cap - strlen(joined), "%s", token);
+    }
+    ck_assert(chat || !l || cJSON_GetArraySize(json_get(l, "token_logprobs")) == cJSON_GetArraySize(list));
+    return cJSON_GetArraySize(list);
+}
+
+/* Each piece of text comes with the tokens that it is made of, though the plugin's text comes late; thinking, which is
+ * not shown, has its tokens nevertheless, as in a whole answer. */
+START_TEST(pieces_carry_their_logprobs)
+{
+    const int chat = _i != 1;
+    toy.drip = 1;
+    toy.say = _i == 2 ? "<think>no</think>base" : "base";
+    ck_assert_int_eq(post(chat ? CHAT : OLD, chat ? "{" HI ",\"logprobs\":true,\"top_logprobs\":1,\"stream\":true}"
+                                                  : "{\"prompt\":\"Hi\",\"logprobs\":1,\"stream\":true}"),
+                     200);
+    const char *at = answer_body();
+    char all[64] = "";
+    int offset = 0;
+    int n_with_text = 0;
+    const char *line;
+    while ((line = event_next(&at))[0] == '{') {
+        cJSON *o = NULL;
+        ck_ok(json_parse(line, strlen(line), "event", &o, &err), err);
+        const cJSON *choice = choice_of(o);
+        const cJSON *text = json_get(chat ? json_get(choice, "delta") : choice, chat ? "content" : "text");
+        char joined[64] = "";
+        int n = tokens_of(choice, chat, joined, sizeof joined);
+        if (text && text->valuestring[0]) {
+            ck_assert_int_gt(n, 0);
+            ck_assert_str_eq(joined + strlen(joined) - strlen(text->valuestring), text->valuestring);
+            ck_assert(_i == 2 || strcmp(joined, text->valuestring) == 0);
+            n_with_text++;
+        }
+        if (!chat && n > 0) {
+            const cJSON *offsets = json_get(json_get(choice, "logprobs"), "text_offset");
+            ck_assert_int_eq(cJSON_GetArrayItem(offsets, 0)->valueint, offset);
+            offset += n;
+        }
+        (void)snprintf(all + strlen(all), sizeof all - strlen(all), "%s", joined);
+        cJSON_Delete(o);
+    }
+    ck_assert_str_eq(line, "[DONE]");
+    ck_assert_str_eq(all, toy.say);
+    ck_assert_int_ge(n_with_text, 3);
+}
+END_TEST
+
 START_TEST(the_daemon_tells_of_itself)
 {
     cJSON *o = get_ok("/");
@@ -540,7 +633,10 @@ static const struct refusal refusals[] = {
     { 422, POST_CHAT, WITH("\"stop\":[\"\"]"), "\"stop\"" },
     { 422, POST_CHAT, WITH("\"stop_token_ids\":[258]"), "\"stop_token_ids\"" },
     { 422, POST_CHAT, WITH("\"logprobs\":true,\"top_logprobs\":21"), "\"top_logprobs\"" },
-    { 422, POST_CHAT, WITH("\"logprobs\":true,\"top_logprobs\":2"), "at most 0" },
+    { 422, POST_CHAT, WITH("\"logprobs\":true,\"top_logprobs\":3"), "at most 2" },
+    { 422, "POST", "/v1/completions", JSON, "{\"prompt\":\"Hi\",\"logprobs\":3}", "'logprobs' is 3: this server gives at most 2" },
+    { 422, "POST", "/v1/completions", JSON, "{\"prompt\":\"Hi\",\"logprobs\":-1}", "\"logprobs\"" },
+    { 422, "POST", "/v1/completions", JSON, "{\"prompt\":\"Hi\",\"logprobs\":true,\"strict\":true}", "\"logprobs\"" },
     { 422, POST_CHAT, WITH("\"stream\":\"yes\""), "\"stream\"" },
     { 422, POST_CHAT, WITH("\"n\":2"), "\"n\"" },
     { 422, POST_CHAT, WITH("\"strict\":true,\"tools\":[{\"type\":\"function\"}]"), "\"tools\"" },
@@ -891,6 +987,8 @@ static Suite *suite(void)
     tcase_add_loop_test(t, what_was_said_of_a_cut_answer_is_recorded, 0, 2);
     tcase_add_test(t, tools_are_ignored_and_named);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
+    tcase_add_test(t, a_text_has_its_logprobs);
+    tcase_add_loop_test(t, pieces_carry_their_logprobs, 0, 3);
     tcase_add_test(t, the_daemon_tells_of_itself);
     tcase_add_test(t, metrics_count);
     tcase_add_test(t, metrics_have_their_form);

@@ -48,6 +48,7 @@ void toy_open_gate(void)
 {
     (void)pthread_mutex_lock(&toy.mutex);
     toy.train_gate = 0;
+    toy.gate_answers = 0;
     (void)pthread_cond_broadcast(&toy.changed);
     (void)pthread_mutex_unlock(&toy.mutex);
 }
@@ -239,20 +240,20 @@ static void look_at(const struct claas_train *t)
 }
 
 /* Waits at the gate as a long step computes: looking now and then whether it is still wanted. */
-static int pass_gate(const struct claas_call *call, struct claas_error *err)
+static int pass_gate(const int *closed, int *at_gate, const struct claas_call *call, struct claas_error *err)
 {
     int wanted = 1;
     (void)pthread_mutex_lock(&toy.mutex);
-    toy.at_train_gate++;
+    (*at_gate)++;
     (void)pthread_cond_broadcast(&toy.changed);
-    while (toy.train_gate && wanted) {
+    while (*closed && wanted) {
         int64_t until = clock_real_ns() + 5000000;
         struct timespec t = { .tv_sec = until / 1000000000, .tv_nsec = until % 1000000000 };
         (void)pthread_cond_timedwait(&toy.changed, &toy.mutex, &t); /* late is fine too */
         wanted = !call || call->left_ms(call) > 0;
     }
     (void)pthread_mutex_unlock(&toy.mutex);
-    return wanted ? 0 : err_set(err, CLAAS_ERR_CANCELLED, NULL, "the step was called off");
+    return wanted ? 0 : err_set(err, CLAAS_ERR_CANCELLED, NULL, "this was called off");
 }
 
 static int toy_train(void *self, const struct claas_train *t, struct claas_out *out,
@@ -261,7 +262,7 @@ static int toy_train(void *self, const struct claas_train *t, struct claas_out *
     struct buf lines = BUF_INIT;
     (void)self;
     look_at(t);
-    int rc = pass_gate(call, err);
+    int rc = pass_gate(&toy.train_gate, &toy.at_train_gate, call, err);
     if (rc == 0 && is_to_fail(&toy.fail_trains)) {
         rc = err_set(err, CLAAS_ERR_INTERNAL, NULL, "step refused: the loss is not a number");
     }
@@ -288,7 +289,7 @@ static int toy_inference_info(void *self, struct claas_inference_info *out, stru
 {
     (void)self;
     (void)err;
-    *out = (struct claas_inference_info){ .size = out->size, .formats = formats };
+    *out = (struct claas_inference_info){ .size = out->size, .flags = CLAAS_CAN_TOP, .max_top = TOY_TOP, .formats = formats };
     return 0;
 }
 
@@ -356,15 +357,44 @@ static int what_to_say(const struct claas_version *version, struct buf *out,
     return rc;
 }
 
+/* Token by token; each piece has the text of the token before, the last one all that is left. */
+static int say_slowly(const struct claas_stream *out, const struct claas_piece *all, const struct claas_call *call,
+                      struct claas_error *err)
+{
+    int rc = 0;
+    int stop = 0;
+    for (uint32_t i = 0; i < all->n && !rc && !stop; i++) {
+        struct claas_piece one = *all;
+        int last = i + 1 == all->n;
+        uint32_t from = i == 0 ? 0 : i - 1;
+        one.ids += i;
+        one.logprobs += i;
+        one.top_ids += (size_t)i * all->n_top;
+        one.top_logprobs += (size_t)i * all->n_top;
+        one.n = 1;
+        one.text += from;
+        one.text_bytes = last ? all->text_bytes - from : i - from;
+        one.flags = last ? CLAAS_PIECE_LAST : 0;
+        one.finish = last ? all->finish : NULL;
+        one.end_tokens = last ? all->end_tokens : 0;
+        stop = out->piece(out->ctx, &one);
+        if (i == 0 && !stop) {
+            rc = pass_gate(&toy.gate_answers, &toy.at_answer_gate, call, err);
+        }
+    }
+    return rc;
+}
+
 static int toy_generate(void *self, const struct claas_generate *g, const struct claas_stream *out,
                         const struct claas_call *call, struct claas_error *err)
 {
     struct buf text = BUF_INIT;
     int32_t ids[128];
+    int32_t top_ids[128 * TOY_TOP];
     float logprobs[128];
+    float top_logprobs[128 * TOY_TOP];
     uint32_t n = 0;
     (void)self;
-    (void)call;
     if (g->version) {
         (void)pthread_mutex_lock(&toy.mutex);
         toy.not_loaded += loaded_at(&g->version->serve) == n_loaded;
@@ -384,8 +414,11 @@ static int toy_generate(void *self, const struct claas_generate *g, const struct
                                 .flags = CLAAS_PIECE_LAST,
                                 .ids = ids,
                                 .logprobs = logprobs,
+                                .top_ids = top_ids,
+                                .top_logprobs = top_logprobs,
                                 .text = buf_str(&text),
                                 .finish = ends ? "stop" : "length",
+                                .n_top = g->n_top,
                                 .text_bytes = n,
                                 .end_tokens = (uint32_t)ends };
     if (ends) {
@@ -393,6 +426,10 @@ static int toy_generate(void *self, const struct claas_generate *g, const struct
     }
     for (uint32_t i = 0; i < n; i++) {
         logprobs[i] = -0.125f * (float)(ids[i] % 4 + 1);
+        for (uint32_t k = 0; k < g->n_top; k++) { /* "y", "z" might have been said as well */
+            top_ids[i * g->n_top + k] = 'y' + (int32_t)k;
+            top_logprobs[i * g->n_top + k] = -2.0f - (float)k;
+        }
     }
     last.n = n;
     const struct claas_piece first = {
@@ -407,7 +444,11 @@ static int toy_generate(void *self, const struct claas_generate *g, const struct
         (void)err_set(&cut, toy.cut_answers, NULL, "the answer was called off");
     }
     if (out->piece(out->ctx, &first) == 0) {
-        (void)out->piece(out->ctx, &last); /* it was the last one anyway */
+        if (toy.drip) {
+            (void)say_slowly(out, &last, call, &cut);
+        } else {
+            (void)out->piece(out->ctx, &last); /* it was the last one anyway */
+        }
     }
     buf_clear(&text);
     out->done(out->ctx, cut.code ? &cut : NULL);

@@ -15,7 +15,7 @@
 #include <pthread.h>
 
 enum { TOY_OPEN = 256, TOY_END, TOY_VOCAB }; /* spelt <open> and <end> */
-enum { TOY_TRAINS = 64 };
+enum { TOY_TRAINS = 64, TOY_TOP = 2 };
 
 struct toy {
     pthread_mutex_t mutex; /* of all that threads share: hold it to change orders under a call */
@@ -30,11 +30,14 @@ struct toy {
     const char *spoil; /* steps go on, but tell `spoilt` as this metric of the last step */
     double spoilt;
     int cut_answers;        /* answers end behind their first token, with this code; 0: they do not */
+    int drip;               /* answers come token by token, the text one token late */
+    int gate_answers;       /* answers wait behind their first token until toy_open_gate(), or until they are called off */
     int train_gate;         /* trains wait until toy_open_gate(), or until they are called off */
     void (*in_train)(void); /* called in the middle of a train, by its thread */
 
     /* what was seen */
     int creates, trains, loads, pauses, resumes;
+    int at_answer_gate; /* answers that have come to their gate */
     int at_train_gate; /* trains that have come to the gate */
     int not_loaded;    /* answers asked of a version that was not loaded */
     int paused;
