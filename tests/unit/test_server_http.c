@@ -117,14 +117,13 @@ static const char *answer_body(void)
 
 static const char *more_headers = ""; /* of the requests to come */
 
-/* 1.0, so that nothing is chunked and the end of the answer is the end of the connection. */
-static int ask(const char *method, const char *path, const char *type, const char *body, size_t n)
+/* 1.0, so that nothing is chunked and the end of the answer is the end of the connection. Returns the socket. */
+static int send_request(const char *method, const char *path, const char *type, const char *body, size_t n)
 {
     struct sockaddr_in at = { .sin_family = AF_INET,
                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                               .sin_port = htons(http_port(app.http)) };
     struct buf request = BUF_INIT;
-    char piece[4096];
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     ck_assert_int_eq(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
     buf_addf(&request, "%s %s HTTP/1.0\r\n%s%s%s", method, path, type ? "Content-Type: " : "",
@@ -133,6 +132,13 @@ static int ask(const char *method, const char *path, const char *type, const cha
     buf_add(&request, body, n);
     ck_ok(fd_write_all(fd, request.data, request.len, "socket", &err), err);
     buf_clear(&request);
+    return fd;
+}
+
+static int ask(const char *method, const char *path, const char *type, const char *body, size_t n)
+{
+    char piece[4096];
+    int fd = send_request(method, path, type, body, n);
     buf_clear(&heard);
     for (ssize_t got; (got = read(fd, piece, sizeof piece)) > 0;) {
         buf_add(&heard, piece, (size_t)got);
@@ -275,6 +281,46 @@ START_TEST(what_was_said_of_a_cut_answer_is_recorded)
     ck_assert_str_eq(text_at(r, "finish_reason"), "cancelled");
     ck_assert_int_eq(cJSON_GetArraySize(json_get(r, "response_ids")), 1);
     cJSON_Delete(r);
+    cJSON_Delete(o);
+}
+END_TEST
+
+/* Waits until the only rollout is there. */
+static cJSON *recorded(void)
+{
+    for (int i = 0; i < 500; i++) {
+        cJSON *o = get_ok("/v1/rollouts");
+        const cJSON *one = cJSON_GetArrayItem(json_get(o, "rollouts"), 0);
+        char where[128] = "";
+        (void)snprintf(where, sizeof where, "/v1/rollouts/%s", one ? text_at(one, "id") : "");
+        cJSON_Delete(o);
+        if (one) {
+            return get_ok(where);
+        }
+        (void)usleep(20000);
+    }
+    ck_abort_msg("nothing was recorded");
+    return NULL;
+}
+
+START_TEST(an_answer_whose_client_leaves_is_recorded)
+{
+    char piece[4096];
+    const char *body = _i == 0 ? "{" HI "}" : "{" HI ",\"stream\":true}";
+    toy.drip = 1;
+    toy.gate_answers = 1;
+    int fd = send_request("POST", CHAT, "application/json", body, strlen(body));
+    toy_wait_at(&toy.at_answer_gate, 1);
+    if (_i == 1) {
+        ck_assert_int_gt(read(fd, piece, sizeof piece), 0); /* it has begun to be told */
+    }
+    (void)close(fd);
+    toy_open_gate();
+    cJSON *o = recorded();
+    ck_assert_str_eq(text_at(o, "finish_reason"), "cancelled");
+    int n = cJSON_GetArraySize(json_get(o, "response_ids"));
+    ck_assert(n > 0 && n < 5); /* all would have been 5 */
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "logprobs")), n);
     cJSON_Delete(o);
 }
 END_TEST
@@ -985,6 +1031,7 @@ static Suite *suite(void)
     tcase_add_test(t, a_text_is_continued);
     tcase_add_loop_test(t, content_of_any_kind_becomes_text, 0, 5);
     tcase_add_loop_test(t, what_was_said_of_a_cut_answer_is_recorded, 0, 2);
+    tcase_add_loop_test(t, an_answer_whose_client_leaves_is_recorded, 0, 2);
     tcase_add_test(t, tools_are_ignored_and_named);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
     tcase_add_test(t, a_text_has_its_logprobs);
