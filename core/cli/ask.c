@@ -172,6 +172,23 @@ static void show_feedback(const cJSON *answer)
                  total ? total->valuedouble : 0);
 }
 
+/* The job's id is all that a script needs to go on. */
+static int feedback_submit(struct cli *c, const cJSON *body)
+{
+    struct claas_error err = ERR_INIT;
+    cJSON *answer = NULL;
+    if (client_call_with(c, "POST", "/v1/feedback", "Prefer: respond-async", body, &answer, &err)) {
+        return cli_fail(c, &err);
+    }
+    const char *id = cJSON_GetStringValue(json_get(answer, "id"));
+    int rc = id ? 0 : err_set(&err, CLAAS_ERR_INTERNAL, "", "the daemon's answer names no job");
+    if (rc == 0 && !cli_print_json(c, answer)) {
+        (void)printf("%s\n", id);
+    }
+    cJSON_Delete(answer);
+    return rc ? cli_fail(c, &err) : 0;
+}
+
 int cli_feedback(struct cli *c)
 {
     const char *model = cli_value(c, "model");
@@ -194,7 +211,9 @@ int cli_feedback(struct cli *c)
         cJSON_AddStringToObject(item, "feedback", c->args[0])) {
         status = feedback_training(c, item);
     }
-    if (status == 0) {
+    if (status == 0 && cli_value(c, "async")) {
+        status = feedback_submit(c, body);
+    } else if (status == 0) {
         if (cli_shows_progress(c)) {
             (void)fputs("training …\n", stderr);
         }

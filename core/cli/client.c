@@ -201,10 +201,16 @@ static int client_set_body(struct client_transfer *t, const char *method, const 
 int client_call(const struct cli *c, const char *method, const char *path, const cJSON *body,
                 cJSON **out, struct claas_error *err)
 {
+    return client_call_with(c, method, path, NULL, body, out, err);
+}
+
+int client_call_with(const struct cli *c, const char *method, const char *path, const char *header,
+                     const cJSON *body, cJSON **out, struct claas_error *err)
+{
     struct client_transfer t = { 0 };
     char *text = NULL;
     int rc = client_open(c, path, &t, err);
-    if (rc == 0 && client_set_body(&t, method, body, &text)) {
+    if (rc == 0 && ((header && client_add_header(&t, header)) || client_set_body(&t, method, body, &text))) {
         rc = err_oom(err, "preparing a request");
     }
     if (rc == 0) {
@@ -234,14 +240,14 @@ static void client_event(struct client_transfer *t, const char *line, size_t n)
     }
     cJSON *event = NULL;
     t->told = ERR_INIT;
-    if (json_parse(line, n, "the daemon's event", &event, &t->told) == 0 &&
-        json_get(event, "error") && !client_told_error(event, 500, &t->told)) {
-        (void)err_set(&t->told, CLAAS_ERR_INTERNAL, "",
-                      "the daemon told of an error without words");
+    if (json_parse(line, n, "the daemon's event", &event, &t->told) == 0) {
+        t->stopped = t->each(t->ctx, event) != 0;
+        if (json_get(event, "error") && !client_told_error(event, 500, &t->told)) {
+            (void)err_set(&t->told, CLAAS_ERR_INTERNAL, "",
+                          "the daemon told of an error without words");
+        }
     }
-    if (t->told.code || t->each(t->ctx, event)) {
-        t->stopped = 1;
-    }
+    t->stopped |= t->told.code != 0;
     cJSON_Delete(event);
 }
 
@@ -274,7 +280,7 @@ int client_stream(const struct cli *c, const char *path, const cJSON *body,
     struct client_transfer t = { .each = each, .ctx = ctx };
     char *text = NULL;
     int rc = client_open(c, path, &t, err);
-    if (rc == 0 && client_set_body(&t, "POST", body, &text)) {
+    if (rc == 0 && client_set_body(&t, body ? "POST" : "GET", body, &text)) {
         rc = err_oom(err, "preparing a request");
     }
     if (rc == 0) {

@@ -13,9 +13,13 @@
 int client_call(const struct cli *c, const char *method, const char *path, const cJSON *body,
                 cJSON **out, struct claas_error *err);
 
-/* POST whose answer is a stream of server-sent events: each() gets the JSON of every event until
- * [DONE]; a non-zero return ends the stream. An event that is an error, and an end without [DONE],
- * are errors. */
+/* The same with one more header, "Name: value". */
+int client_call_with(const struct cli *c, const char *method, const char *path, const char *header,
+                     const cJSON *body, cJSON **out, struct claas_error *err);
+
+/* POST, or GET without a body, whose answer is a stream of server-sent events: each() gets the JSON of
+ * every event until [DONE]; a non-zero return ends the stream. An event that has an error, and an end
+ * without either, are errors. */
 int client_stream(const struct cli *c, const char *path, const cJSON *body,
                   int (*each)(void *ctx, const cJSON *event), void *ctx, struct claas_error *err);
 

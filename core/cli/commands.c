@@ -30,6 +30,7 @@ static const struct cli_option feedback_options[] = {
     { "learning-rate", "R", "of this step" },
     { "steps", "N", "updates with this feedback" },
     { "set", "KEY=VALUE", "another training setting; may be repeated" },
+    { "async", NULL, "do not wait: print the id of the job" },
     { NULL, NULL, NULL } };
 static const struct cli_option create_options[] = {
     { "base", "MODEL", "base model, by default the daemon's" },
@@ -65,6 +66,10 @@ const struct cli_command cli_commands[] = {
     { "models", "", "what can be asked", no_options, 0, 0, cli_models },
     { "feedback", "TEXT", "say what was wrong with an answer: trains one step", feedback_options, 1,
       1, cli_feedback },
+    { "job list", "", "feedback that was accepted, newest first", page_options, 0, 0, cli_job_list },
+    { "job show", "ID", "how a job is", no_options, 1, 1, cli_job_show },
+    { "job watch", "ID", "wait for its end", no_options, 1, 1, cli_job_watch },
+    { "job cancel", "ID", "call it off, before its commit", no_options, 1, 1, cli_job_cancel },
     { "adapter create", "ID", "make a new adapter", create_options, 1, 1, cli_adapter_create },
     { "adapter list", "[PREFIX]", "adapters and aliases", page_options, 0, 1, cli_adapter_list },
     { "adapter show", "ID", "one adapter's head", no_options, 1, 1, cli_adapter_show },

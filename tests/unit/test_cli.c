@@ -269,6 +269,73 @@ START_TEST(deleting_nothing_is_told)
 }
 END_TEST
 
+#define JOB(rest) "{\"id\":\"1f\",\"lora_id\":\"x\"," rest "}"
+#define RUNS JOB("\"state\":\"running\",\"phase\":\"distill\",\"ended\":null,\"error\":null")
+#define DONE JOB("\"state\":\"done\",\"phase\":\"done\",\"ended\":\"now\",\"version\":2,\"error\":null")
+#define LOST JOB("\"state\":\"failed\",\"ended\":\"now\",\"error\":{\"code\":\"forbidden\",\"message\":\"no\"}")
+
+/* What the command prints while it runs against one canned answer; on the heap. */
+static char *printed_by(const char *answer, const char *words, int *out_status)
+{
+    struct canned s;
+    struct cli c;
+    struct claas_error err = ERR_INIT;
+    struct buf said = BUF_INIT;
+    char line[256];
+    char file[] = "/tmp/claas-cli-XXXXXX";
+    int to = mkstemp(file);
+    canned_start(&s, answer);
+    (void)snprintf(line, sizeof line, "--url %s %s", s.url, words);
+    ck_assert_int_eq(parse(&c, line), 0);
+    (void)fflush(stdout);
+    int was = dup(STDOUT_FILENO);
+    (void)dup2(to, STDOUT_FILENO);
+    *out_status = c.command->run(&c);
+    (void)fflush(stdout);
+    (void)dup2(was, STDOUT_FILENO);
+    (void)close(was);
+    (void)close(to);
+    canned_stop(&s);
+    ck_ok(file_read(file, 1 << 16, &said, &err), err);
+    (void)unlink(file);
+    return said.data ? buf_take(&said) : strdup("");
+}
+
+START_TEST(jobs_are_watched_to_their_end)
+{
+    static const struct {
+        const char *answer, *words;
+        int exit;
+        const char *prints;
+    } rows[] = {
+        { STREAM "event: state\ndata: " RUNS "\n\n: still there\n\nevent: end\ndata: " DONE "\n\n", "job watch 1f",
+          CLI_OK, "id: 1f\nlora_id: x\nstate: done\nphase: done\nended: now\nversion: 2\nerror: -\n" },
+        { STREAM "data: " RUNS "\n\ndata: " DONE "\n\n", "job watch 1f --json", CLI_OK, RUNS "\n" DONE "\n" },
+        { STREAM "data: " LOST "\n\n", "job watch 1f --json", CLI_NOT_PERMITTED, LOST "\n" },
+        { STREAM "data: " RUNS "\n\n", "job watch 1f", CLI_FAILED, "" },
+        { OK_JSON DONE, "job show 1f --json", CLI_OK, DONE "\n" },
+        { OK_JSON "{\"jobs\":[" DONE "]}", "job list", CLI_OK,
+          "id  lora_id  state  phase  version  accepted\n1f  x        done   done   2        -\n" },
+        { "HTTP/1.1 409 Late\r\nContent-Length: 0\r\n\r\n", "job cancel 1f", CLI_FAILED, "" },
+        { "HTTP/1.1 202 Yes\r\nConnection: close\r\n\r\n" RUNS, "feedback --model x --id c --async short", CLI_OK,
+          "1f\n" },
+    };
+    int status;
+    char *said = printed_by(rows[_i].answer, rows[_i].words, &status);
+    ck_assert_int_eq(status, rows[_i].exit);
+    ck_assert_str_eq(said, rows[_i].prints);
+    free(said);
+}
+END_TEST
+
+START_TEST(what_is_no_job_id_is_not_asked_for)
+{
+    struct cli c;
+    ck_assert_int_eq(parse(&c, "--url http://127.0.0.1:1 job show ../x"), 0);
+    ck_assert_int_eq(c.command->run(&c), CLI_USAGE);
+}
+END_TEST
+
 START_TEST(options_may_be_repeated)
 {
     struct cli c;
@@ -337,6 +404,8 @@ static Suite *suite(void)
     tcase_add_loop_test(t, streams_end_well_or_are_told, 0, 9);
     tcase_add_loop_test(t, refusals_have_their_exit_status, 0, 6);
     tcase_add_loop_test(t, deleting_nothing_is_told, 0, 4);
+    tcase_add_loop_test(t, jobs_are_watched_to_their_end, 0, 8);
+    tcase_add_test(t, what_is_no_job_id_is_not_asked_for);
     tcase_add_test(t, options_may_be_repeated);
     tcase_add_test(t, tables_line_up_and_tame_control_characters);
     tcase_add_test(t, the_page_tells_every_command);
