@@ -112,6 +112,8 @@ int cli_adapter_export(struct cli *c);
 int cli_adapter_delete(struct cli *c);
 int cli_rollout_list(struct cli *c);
 int cli_rollout_show(struct cli *c);
+int cli_backup(struct cli *c);
+int cli_restore(struct cli *c);
 int cli_model_fetch(struct cli *c);
 int cli_model_show(struct cli *c);
 int cli_plugin_list(struct cli *c);

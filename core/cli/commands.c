@@ -55,6 +55,10 @@ static const struct cli_option fetch_options[] = {
     { NULL, NULL, NULL } };
 static const struct cli_option show_options[] = {
     { "plugin", "NAME", "the engine that reads the file (cpu)" }, { NULL, NULL, NULL } };
+#define STATE_DIR { "state-dir", "DIR", "claasd's state directory (/var/lib/claas)" }
+static const struct cli_option state_options[] = { STATE_DIR, { NULL, NULL, NULL } };
+static const struct cli_option backup_options[] = {
+    { "force", NULL, "replace a file that is there" }, STATE_DIR, { NULL, NULL, NULL } };
 static const struct cli_option no_options[] = { { NULL, NULL, NULL } };
 
 const struct cli_command cli_commands[] = {
@@ -85,6 +89,8 @@ const struct cli_command cli_commands[] = {
     { "rollout list", "", "recorded answers, newest first", rollout_options, 0, 0,
       cli_rollout_list },
     { "rollout show", "ID", "one recorded answer", no_options, 1, 1, cli_rollout_show },
+    { "backup", "FILE", "copy claasd's records, also while it runs", backup_options, 1, 1, cli_backup },
+    { "restore", "FILE", "bring a backup back, while claasd is stopped", state_options, 1, 1, cli_restore },
     { "model fetch", "URL", "download a model file and check it", fetch_options, 1, 1,
       cli_model_fetch },
     { "model show", "PATH", "what an engine says of a model file", show_options, 1, 1,

@@ -5,6 +5,7 @@
 
 #include "state/db.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { COPY_BUSY_MS = 5000 };
@@ -55,11 +57,28 @@ static int file_fresh(const char *file, struct claas_error *err)
     return 0;
 }
 
-static int file_publish(const char *from, const char *to, struct claas_error *err)
+static int exists_refuse(const char *file, struct claas_error *err)
+{
+    return err_set(err, CLAAS_ERR_CONFLICT, "file", "cannot write '%s': it is there already", file);
+}
+
+/* Where the file system cannot rename so, who made the name between our look and now loses his file. */
+static int rename_as(const char *from, const char *to, int replace)
+{
+    if (!replace) {
+        int rc = renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
+        if (rc == 0 || (errno != EINVAL && errno != ENOSYS)) {
+            return rc;
+        }
+    }
+    return rename(from, to);
+}
+
+static int file_publish(const char *from, const char *to, int replace, struct claas_error *err)
 {
     int fd = open(from, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 || fsync(fd) != 0 || rename(from, to) != 0) {
-        int rc = err_errno(err, errno, "file", "cannot write '%s'", to);
+    if (fd < 0 || fsync(fd) != 0 || rename_as(from, to, replace) != 0) {
+        int rc = errno == EEXIST ? exists_refuse(to, err) : err_errno(err, errno, "file", "cannot write '%s'", to);
         if (fd >= 0) {
             (void)close(fd); /* only read */
         }
@@ -69,7 +88,7 @@ static int file_publish(const char *from, const char *to, struct claas_error *er
     return dir_of_sync(to, err);
 }
 
-int db_copy(struct state *s, const char *file, struct claas_error *err)
+static int copy_as(struct state *s, const char *file, int replace, struct claas_error *err)
 {
     sqlite3 *to = NULL;
     char *part = sqlite3_mprintf("%s.part", file);
@@ -88,13 +107,18 @@ int db_copy(struct state *s, const char *file, struct claas_error *err)
         rc = err_set(err, CLAAS_ERR_INTERNAL, "file", "cannot close '%s'", part);
     }
     if (rc == 0) {
-        rc = file_publish(part, file, err);
+        rc = file_publish(part, file, replace, err);
     }
     if (rc != 0 && made) {
         (void)unlink(part); /* the error already tells what matters */
     }
     sqlite3_free(part);
     return rc;
+}
+
+int db_copy(struct state *s, const char *file, struct claas_error *err)
+{
+    return copy_as(s, file, 1, err);
 }
 
 /* ---- backup and restore ------------------------------------------------------------------------------------------------- */
@@ -129,7 +153,23 @@ static int copy_open(struct state *s, struct claas_error *err)
     return db_exec(s, "PRAGMA trusted_schema = OFF", "open", err);
 }
 
-int state_backup(const char *dir, const char *file, struct claas_error *err)
+/* A database must not be its own backup: the daemon would go on with a file that has lost its name. */
+static int is_same(const char *a, const char *b)
+{
+    struct stat x;
+    struct stat y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static int names_check(const struct state *s, const char *file, int replace, struct claas_error *err)
+{
+    if (is_same(s->path, file)) {
+        return err_set(err, CLAAS_ERR_INVALID, "file", "cannot write a backup to '%s': it is the database itself", file);
+    }
+    return !replace && access(file, F_OK) == 0 ? exists_refuse(file, err) : 0;
+}
+
+int state_backup(const char *dir, const char *file, int replace, struct claas_error *err)
 {
     char *path = path_join(dir, "state.db");
     struct state *s = path == NULL ? NULL : copy_new(path);
@@ -137,35 +177,55 @@ int state_backup(const char *dir, const char *file, struct claas_error *err)
     if (s == NULL) {
         return err_oom(err, "a backup");
     }
-    int rc = copy_open(s, err);
+    int rc = names_check(s, file, replace, err);
+    if (rc == 0) {
+        rc = copy_open(s, err);
+    }
     if (rc == 0) {
         rc = db_is_ours(s, err);
     }
     if (rc == 0) {
-        rc = db_copy(s, file, err);
+        rc = copy_as(s, file, replace, err);
     }
     state_close(s);
     return rc;
 }
 
-/* What the journal of the old database still held goes into it, or, where it is too damaged for that, aside: it must
- * never be read as the journal of the new one. */
+/* What the journal of the old database still held goes into it. Only where that is too damaged for it, a journal is left. */
 static int journal_settle(const char *path, struct claas_error *err)
 {
-    static const char *const tails[] = { "-wal", "-shm" };
-    struct claas_error ignored = ERR_INIT;
+    struct stat st;
     struct state *old = copy_new(path);
-    if (old == NULL) {
-        return err_oom(err, "restoring");
-    }
-    if (access(path, F_OK) == 0 && copy_open(old, &ignored) == 0) {
-        (void)db_exec(old, "PRAGMA wal_checkpoint(TRUNCATE)", "close", &ignored);
+    char *wal = sqlite3_mprintf("%s-wal", path);
+    int rc = old == NULL || wal == NULL ? err_oom(err, "restoring") : copy_open(old, err);
+    if (rc == 0) {
+        rc = db_exec(old, "PRAGMA wal_checkpoint(TRUNCATE)", "close", err);
     }
     state_close(old);
-    int rc = 0;
+    if (rc == 0 && stat(wal, &st) == 0 && st.st_size > 0) {
+        rc = err_set(err, CLAAS_ERR_CONFLICT, "state_dir", "cannot replace '%s': somebody reads it; try again", path);
+    }
+    sqlite3_free(wal);
+    return rc == CLAAS_ERR_CORRUPT ? 0 : rc;
+}
+
+/* The old database has a second name from now on, and its journal, if one is left, goes with it: it must never be read as
+ * the journal of the new one. */
+static int old_keep(const char *path, char **out_kept, struct claas_error *err)
+{
+    static const char *const tails[] = { "-wal", "-shm" };
+    char when[CLOCK_TEXT];
+    clock_format(clock_real_ns(), when);
+    char *name = sqlite3_mprintf("%s.%s", path, when);
+    char *kept = name == NULL ? NULL : strdup(name);
+    sqlite3_free(name);
+    if (kept == NULL) {
+        return err_oom(err, "restoring");
+    }
+    int rc = link(path, kept) == 0 ? 0 : err_errno(err, errno, "state_dir", "cannot keep '%s' as '%s'", path, kept);
     for (int i = 0; i < 2 && rc == 0; i++) {
         char *from = sqlite3_mprintf("%s%s", path, tails[i]);
-        char *to = sqlite3_mprintf("%s.damaged%s", path, tails[i]);
+        char *to = sqlite3_mprintf("%s%s", kept, tails[i]);
         if (from == NULL || to == NULL) {
             rc = err_oom(err, "restoring");
         } else if (rename(from, to) != 0 && errno != ENOENT) {
@@ -174,36 +234,50 @@ static int journal_settle(const char *path, struct claas_error *err)
         sqlite3_free(from);
         sqlite3_free(to);
     }
-    return rc == 0 ? dir_of_sync(path, err) : rc;
+    if (rc == 0) {
+        rc = dir_of_sync(path, err);
+    }
+    if (rc != 0) {
+        free(kept);
+        return rc;
+    }
+    *out_kept = kept;
+    return 0;
 }
 
 /* Under the lock: the checked copy in place of what is there. */
-static int restore_into(struct state *from, const char *path, struct claas_error *err)
+static int restore_into(struct state *from, const char *path, char **out_kept, struct claas_error *err)
 {
     char *fresh = sqlite3_mprintf("%s.restored", path);
     if (fresh == NULL) {
         return err_oom(err, "restoring");
     }
     int rc = db_copy(from, fresh, err);
-    if (rc == 0) {
+    if (rc == 0 && access(path, F_OK) == 0) {
         rc = journal_settle(path, err);
+        if (rc == 0) {
+            rc = old_keep(path, out_kept, err);
+        }
     }
     if (rc == 0) {
-        rc = file_publish(fresh, path, err);
+        rc = file_publish(fresh, path, 1, err);
     }
     sqlite3_free(fresh);
     return rc;
 }
 
-int state_restore(const char *dir, const char *file, struct claas_error *err)
+int state_restore(const char *dir, const char *file, char **out_kept, struct claas_error *err)
 {
+    char *kept = NULL;
     char *path = path_join(dir, "state.db");
     struct state *from = path == NULL ? NULL : copy_new(file);
     if (from == NULL) {
         free(path);
         return err_oom(err, "restoring");
     }
-    int rc = dir_make(dir, 0700, err);
+    int rc = is_same(path, file)
+                 ? err_set(err, CLAAS_ERR_INVALID, "file", "cannot restore '%s': it is the database itself", file)
+                 : dir_make(dir, 0700, err);
     if (rc == 0) {
         rc = state_lock(dir, &from->lock_fd, err);
     }
@@ -217,9 +291,14 @@ int state_restore(const char *dir, const char *file, struct claas_error *err)
         rc = db_check(from, 1, err);
     }
     if (rc == 0) {
-        rc = restore_into(from, path, err);
+        rc = restore_into(from, path, &kept, err);
     }
     state_close(from);
     free(path);
-    return rc;
+    if (rc != 0) {
+        free(kept);
+        return rc;
+    }
+    *out_kept = kept;
+    return 0;
 }

@@ -217,11 +217,13 @@ int state_audit_owner(struct state *s, const char *job, char **out, struct claas
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 
-/* Copies <dir>/state.db, also while a daemon uses it, into `file`, which appears whole or not at all. */
-int state_backup(const char *dir, const char *file, struct claas_error *err);
+/* Copies <dir>/state.db, also while a daemon uses it, into `file`, which appears whole or not at all. CONFLICT: there is
+ * such a file already, and it is not to be replaced. */
+int state_backup(const char *dir, const char *file, int replace, struct claas_error *err);
 /* Puts a checked copy of `file` in the place of <dir>/state.db, under the lock of the directory: CONFLICT while a daemon
- * has it. CORRUPT, and nothing changed, when the file is damaged or no state database. */
-int state_restore(const char *dir, const char *file, struct claas_error *err);
+ * has it. CORRUPT, and nothing changed, when the file is damaged or no state database. What was there stays beside it, as
+ * *out_kept (on the heap; null: there was none). */
+int state_restore(const char *dir, const char *file, char **out_kept, struct claas_error *err);
 
 /* Numbers for /metrics. */
 struct state_counts {

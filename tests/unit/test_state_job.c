@@ -12,6 +12,8 @@
 #include <sqlite3.h>
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -50,13 +52,18 @@ static const char *in_dir(const char *name)
     return paths[at];
 }
 
-static int add(const char *id, const char *owner, const char *key)
+static int add_to(const char *id, const char *owner, const char *key, struct claas_error *e)
 {
     const struct state_job j = { .id = id, .owner = owner, .adapter = "a", .phase = "lock", .request_json = "{\"n\":1}",
                                  .key = key, .body = { { 7 } }, .log_from = 3, .accepted_ns = clock_real_ns() };
     const struct state_feedback f = { .id = id, .owner = owner, .adapter = "a", .status = "running", .phase = "lock",
                                       .time_ns = j.accepted_ns, .items_json = "[]", .settings_json = "{}" };
-    return state_job_add(s, &j, &f, &err);
+    return state_job_add(s, &j, &f, e);
+}
+
+static int add(const char *id, const char *owner, const char *key)
+{
+    return add_to(id, owner, key, &err);
 }
 
 static struct state_job *job(const char *id)
@@ -261,12 +268,15 @@ START_TEST(a_backup_of_a_running_state_comes_back)
 {
     const char *file = in_dir("backup.db");
     ck_ok(add("j-1", "", NULL), err);
-    ck_ok(state_backup(dir, file, &err), err);
+    ck_ok(state_backup(dir, file, 0, &err), err);
     ck_ok(add("j-2", "", NULL), err);
-    ck_failed(state_restore(dir, file, &err), CLAAS_ERR_CONFLICT, err); /* a daemon has it */
+    char *kept = NULL;
+    ck_failed(state_restore(dir, file, &kept, &err), CLAAS_ERR_CONFLICT, err); /* a daemon has it */
     state_close(s);
     s = NULL;
-    ck_ok(state_restore(dir, file, &err), err);
+    ck_ok(state_restore(dir, file, &kept, &err), err);
+    ck_assert_int_eq(sql(kept, "UPDATE jobs SET owner = '' WHERE id = 'j-2'"), SQLITE_OK);
+    free(kept);
     again();
     state_job_free(job("j-1"));
     struct state_job *j = NULL;
@@ -275,11 +285,76 @@ START_TEST(a_backup_of_a_running_state_comes_back)
 }
 END_TEST
 
+START_TEST(a_backup_replaces_nothing_unasked)
+{
+    const char *file = in_dir("backup.db");
+    ck_ok(add("j-1", "", NULL), err);
+    ck_ok(state_backup(dir, file, 0, &err), err);
+    ck_failed(state_backup(dir, file, 0, &err), CLAAS_ERR_CONFLICT, err);
+    ck_ok(state_backup(dir, file, 1, &err), err);
+    ck_failed(state_backup(dir, in_dir("state.db"), 1, &err), CLAAS_ERR_INVALID, err);
+    state_close(s);
+    s = NULL;
+    char *kept = NULL;
+    ck_failed(state_restore(dir, in_dir("state.db"), &kept, &err), CLAAS_ERR_INVALID, err);
+    again();
+    state_job_free(job("j-1"));
+}
+END_TEST
+
+static atomic_int writing;
+static atomic_int written; /* jobs that are acknowledged */
+
+static void *write_on(void *unused)
+{
+    char id[16];
+    struct claas_error own = ERR_INIT;
+    while (atomic_load(&writing)) {
+        (void)snprintf(id, sizeof id, "j-%d", atomic_load(&written));
+        if (add_to(id, "", NULL, &own) != 0) {
+            return unused; /* the count stands still, and the test sees it */
+        }
+        (void)atomic_fetch_add(&written, 1);
+    }
+    return unused;
+}
+
+START_TEST(a_backup_under_load_has_all_that_was_acknowledged)
+{
+    const char *file = in_dir("backup.db");
+    pthread_t thread;
+    int before[5];
+    atomic_store(&writing, 1);
+    ck_assert_int_eq(pthread_create(&thread, NULL, write_on, NULL), 0);
+    for (int i = 0; i < 5; i++) {
+        int seen = atomic_load(&written);
+        while (atomic_load(&written) < seen + 20) {
+            (void)usleep(1000);
+        }
+        before[i] = atomic_load(&written);
+        ck_ok(state_backup(dir, file, 1, &err), err);
+    }
+    atomic_store(&writing, 0);
+    (void)pthread_join(thread, NULL);
+    state_close(s);
+    s = NULL;
+    char *kept = NULL;
+    ck_ok(state_restore(dir, file, &kept, &err), err);
+    free(kept);
+    again();
+    char id[16];
+    for (int i = 0; i < before[4]; i++) {
+        (void)snprintf(id, sizeof id, "j-%d", i);
+        state_job_free(job(id));
+    }
+}
+END_TEST
+
 START_TEST(a_bad_backup_changes_nothing)
 {
     const char *file = in_dir("backup.db");
     ck_ok(add("j-1", "", NULL), err);
-    ck_ok(state_backup(dir, file, &err), err);
+    ck_ok(state_backup(dir, file, 0, &err), err);
     state_close(s);
     s = NULL;
     int code = CLAAS_ERR_CORRUPT;
@@ -297,7 +372,9 @@ START_TEST(a_bad_backup_changes_nothing)
         ck_assert_int_eq(unlink(file), 0);
         code = CLAAS_ERR_NOT_FOUND;
     }
-    ck_failed(state_restore(dir, file, &err), code, err);
+    char *kept = NULL;
+    ck_failed(state_restore(dir, file, &kept, &err), code, err);
+    ck_assert_ptr_null(kept);
     ck_assert_msg(strstr(err.message, file) != NULL, "%s", err.message);
     again();
     state_job_free(job("j-1"));
@@ -306,11 +383,20 @@ END_TEST
 
 START_TEST(damage_tells_the_way_out)
 {
+    char *kept = NULL;
+    const char *file = in_dir("backup.db");
+    ck_ok(add("j-1", "", NULL), err);
+    ck_ok(state_backup(dir, file, 0, &err), err);
     state_close(s);
     s = NULL;
     ck_assert_int_eq(truncate(in_dir("state.db"), 4096), 0);
     ck_failed(state_open(dir, NULL, &s, &err), CLAAS_ERR_CORRUPT, err);
     ck_assert_msg(strstr(err.message, "claas restore") != NULL, "%s", err.message);
+    ck_ok(state_restore(dir, file, &kept, &err), err);
+    ck_assert_int_eq(access(kept, R_OK), 0);
+    free(kept);
+    again();
+    state_job_free(job("j-1"));
 }
 END_TEST
 
@@ -329,6 +415,8 @@ static Suite *suite(void)
     tcase_add_test(t, an_older_database_is_copied_then_brought_up_to_date);
     tcase_add_test(t, nothing_is_changed_where_no_copy_can_be_made);
     tcase_add_test(t, a_backup_of_a_running_state_comes_back);
+    tcase_add_test(t, a_backup_replaces_nothing_unasked);
+    tcase_add_test(t, a_backup_under_load_has_all_that_was_acknowledged);
     tcase_add_loop_test(t, a_bad_backup_changes_nothing, 0, 3);
     tcase_add_test(t, damage_tells_the_way_out);
     suite_add_tcase(all, t);
