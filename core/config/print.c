@@ -130,6 +130,51 @@ static void print_node(struct buf *out, const struct config_node *node)
     }
 }
 
+/* A scalar as it was written: what is plain stays so, since only then it is a number or a switch. */
+static void print_scalar(struct buf *out, const struct config_node *node)
+{
+    static const char simple[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-";
+    if (node_is_nothing(node)) {
+        buf_adds(out, "null");
+    } else if (node->plain && node->text[strspn(node->text, simple)] == '\0') {
+        buf_adds(out, node->text);
+    } else {
+        print_text(out, node->text);
+    }
+}
+
+/* On one line, in flow style. */
+static void print_written(struct buf *out, const struct config_node *node)
+{
+    if (node->kind == NODE_SCALAR) {
+        print_scalar(out, node);
+        return;
+    }
+    buf_addc(out, node->kind == NODE_LIST ? '[' : '{');
+    for (size_t i = 0; i < node->n; i++) {
+        buf_adds(out, i ? ", " : "");
+        if (node->kind == NODE_MAP) {
+            print_text(out, node->members[i].key);
+            buf_adds(out, ": ");
+        }
+        print_written(out, node->members[i].value);
+    }
+    buf_addc(out, node->kind == NODE_LIST ? ']' : '}');
+}
+
+/* Settings of a step: their table is told by the engine once it is open. Requests carry them too, so none is a secret. */
+static void print_settings(struct buf *out, const struct config_node *node)
+{
+    buf_adds(out, "  # as written: the engine checks them when it opens, and has defaults for the others\n");
+    for (size_t i = 0; i < node->n; i++) {
+        buf_adds(out, "  ");
+        print_text(out, node->members[i].key);
+        buf_adds(out, ": ");
+        print_written(out, node->members[i].value);
+        buf_addc(out, '\n');
+    }
+}
+
 static const struct option_values *values_of(const struct config_section *section,
                                              const struct config_print_section *sections, size_t n)
 {
@@ -158,6 +203,8 @@ static void print_section(struct buf *out, const struct config *config,
     }
     if (values && values->table) {
         print_rows(out, values, 0, values->table->n, 0, 1);
+    } else if (section == &config->training) {
+        print_settings(out, section->node);
     } else {
         print_node(out, section->node);
     }

@@ -162,6 +162,18 @@ it_ends_with_its_parent()
     until_ok test ! -e "$work/state/claasd.port" && until_ok test ! -d "/proc/$child"
 }
 
+# What -T prints is a configuration, and the same one: also where an engine that is not open has the settings' table.
+print_can_be_read()
+{
+    configure 'engine: {plugin: cpu, model: /no/model.gguf}' 'training:' '  learning_rate: 2.5e-4'
+    "$build/run-claasd" -T -c "$work/claasd.yaml" >"$work/printed.yaml" &&
+        "$build/run-claasd" -t -c "$work/printed.yaml" &&
+        "$build/run-claasd" -T -c "$work/printed.yaml" >"$work/again.yaml" &&
+        cmp "$work/printed.yaml" "$work/again.yaml" && grep -q 'learning_rate": 2.5e-4' "$work/again.yaml"
+}
+
+ok "what -T prints can be read" print_can_be_read
+
 mkdir -p "$work/store"
 configure
 manage
