@@ -260,13 +260,14 @@ struct asking {                      /* one request on its way */
     struct serving_answer answer;
 };
 
-/* Caches are not shared between owners. */
-static uint64_t scope_of(const char *owner)
+/* Caches are not shared between owners, and owners take turns; where nobody has a name, adapters do. */
+static uint64_t scope_of(const char *owner, const char *adapter)
 {
     struct claas_digest d;
     uint64_t scope = 0;
-    if (owner != NULL && owner[0] != '\0') {
-        sha256_of(owner, strlen(owner), &d);
+    const char *name = owner != NULL && owner[0] != '\0' ? owner : adapter;
+    if (name[0] != '\0') {
+        sha256_of(name, strlen(name), &d);
         memcpy(&scope, d.b, sizeof scope);
     }
     return scope;
@@ -286,7 +287,8 @@ static int generate(struct serving *s, struct asking *a, struct claas_error *err
         .max_tokens = a->max_tokens, .n_top = p->n_top, .temperature = (float)p->temperature,
         .top_p = (float)p->top_p, .min_p = (float)p->min_p, .repetition = (float)p->repetition,
         .presence = (float)p->presence, .frequency = (float)p->frequency,
-        .top_k = p->top_k < 0 ? 0 : (int32_t)p->top_k, .seed = a->seed, .scope = scope_of(a->r->owner),
+        .top_k = p->top_k < 0 ? 0 : (int32_t)p->top_k, .seed = a->seed,
+        .scope = scope_of(a->r->owner, a->lease.adapter),
     };
     const struct claas_stream stream = { .size = sizeof stream, .ctx = c, .piece = on_piece, .done = on_done };
     int rc = host_inference_generate(s->inference, &g, &stream, a->r->call, err);

@@ -300,7 +300,7 @@ static int infer_generate(void *ctx, const struct claas_generate *ask, const str
     if (!r) {
         return err_oom(err, "a request");
     }
-    r->job = (struct queue_job){ .call = call, .run = request_run, .give_up = request_give_up };
+    r->job = (struct queue_job){ .scope = ask->scope, .call = call, .run = request_run, .give_up = request_give_up };
     r->self = self;
     r->ask = ask;
     r->stream = stream;

@@ -15,7 +15,7 @@ struct queue {
     pthread_mutex_t lock; /* all below */
     pthread_cond_t work;  /* a job came, a pause ended, the end */
     pthread_cond_t idle;  /* a job ended, a guest left */
-    struct queue_job *first;
+    struct queue_job *first; /* of each scope the oldest waiting job, in the order of their turns; the rest is behind it */
     struct queue_job **last;
     size_t waiting;
     size_t most;
@@ -51,13 +51,50 @@ static void wait_a_second(pthread_cond_t *cond, pthread_mutex_t *lock)
     (void)pthread_cond_timedwait(cond, lock, &until); /* timeout or not: the caller looks again */
 }
 
-/* Takes the first job out, under the lock. */
+/* A line of one scope, by its first job, gets the last turn. This and the next three are under the lock. */
+static void line_up(struct queue *q, struct queue_job *line)
+{
+    line->next = NULL;
+    *q->last = line;
+    q->last = &line->next;
+}
+
+/* At the end of a line; null: of a new one. Returns its first job. */
+static struct queue_job *line_add(struct queue_job *line, struct queue_job *job)
+{
+    job->behind = NULL;
+    if (line) {
+        line->end->behind = job;
+    } else {
+        line = job;
+    }
+    line->end = job;
+    return line;
+}
+
+static void put(struct queue *q, struct queue_job *job)
+{
+    struct queue_job *line = q->first;
+    while (line && line->scope != job->scope) {
+        line = line->next;
+    }
+    if (line_add(line, job) == job) {
+        line_up(q, job);
+    }
+    q->waiting++;
+}
+
+/* Takes the job out whose turn it is; the next one of its scope waits until the others had theirs. */
 static struct queue_job *pop(struct queue *q)
 {
     struct queue_job *job = q->first;
     q->first = job->next;
     if (!q->first) {
         q->last = &q->first;
+    }
+    if (job->behind) {
+        job->behind->end = job->end;
+        line_up(q, job->behind);
     }
     q->waiting--;
     return job;
@@ -165,10 +202,7 @@ int queue_add(struct queue *q, struct queue_job *job, struct claas_error *err)
         rc = err_set(err, CLAAS_ERR_EXHAUSTED, NULL, "cannot answer now: %zu requests are being answered, %zu are waiting",
                      q->running, q->waiting);
     } else {
-        job->next = NULL;
-        *q->last = job;
-        q->last = &job->next;
-        q->waiting++;
+        put(q, job);
         pthread_cond_signal(&q->work);
     }
     pthread_mutex_unlock(&q->lock);
@@ -179,19 +213,28 @@ void queue_tend(struct queue *q)
 {
     struct queue_job *dead = NULL;
     pthread_mutex_lock(&q->lock);
-    struct queue_job **at = &q->first;
-    while (*at) {
-        struct queue_job *job = *at;
-        if (out_of_time(job->call)) {
-            *at = job->next;
-            job->next = dead;
-            dead = job;
-            q->waiting--;
-        } else {
-            at = &job->next;
+    struct queue_job *lines = q->first;
+    q->first = NULL;
+    q->last = &q->first;
+    while (lines) {
+        struct queue_job *job = lines;
+        struct queue_job *line = NULL;
+        lines = lines->next;
+        while (job) {
+            struct queue_job *behind = job->behind;
+            if (out_of_time(job->call)) {
+                job->next = dead;
+                dead = job;
+                q->waiting--;
+            } else {
+                line = line_add(line, job);
+            }
+            job = behind;
+        }
+        if (line) {
+            line_up(q, line);
         }
     }
-    q->last = at;
     pthread_mutex_unlock(&q->lock);
     while (dead) {
         struct queue_job *job = dead;

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* Requests on their way: a bounded number of threads answer them, first come, first served; the rest waits. A pause
- * lets those in progress finish and keeps the others waiting. Knows nothing of what a job does. */
+/* Requests on their way: a bounded number of threads answer them, the rest waits. Scopes take turns, and within one it
+ * is first come, first served: so who sends many requests makes himself wait, and not the others. A pause lets those in
+ * progress finish and keeps the others waiting. Knows nothing of what a job does. */
 #ifndef LOCAL_QUEUE_H
 #define LOCAL_QUEUE_H
 
 #include <claas/host.h>
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct queue;
 
 struct queue_job {
-    struct queue_job *next;                            /* the queue's */
+    struct queue_job *next, *behind, *end;             /* the queue's */
+    uint64_t scope;                                    /* whose it is */
     const struct claas_call *call;                     /* may be null: looked at while the job waits */
     void (*run)(struct queue_job *job);                /* in one of the queue's threads; frees the job */
     void (*give_up)(struct queue_job *job);            /* its call had no time left before it began; frees the job */

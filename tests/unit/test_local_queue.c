@@ -162,6 +162,50 @@ START_TEST(first_come_first_served)
 }
 END_TEST
 
+static void add_of(int i, uint64_t scope)
+{
+    struct claas_error err = ERR_INIT;
+    struct queue_job *job = work(i);
+    job->scope = scope;
+    ck_ok(queue_add(queue, job, &err), err);
+}
+
+/* A is in progress, B and C and D are of the same scope; who comes later and is alone does not wait for them all. */
+START_TEST(scopes_take_turns)
+{
+    static const uint64_t scopes[] = { 7, 7, 7, 7, 8, 9, 8, 7 };
+    start(1, 8);
+    for (int i = 0; i < WORKS; i++) {
+        add_of(i, scopes[i]);
+        expect(started, 1);
+    }
+    ck_assert_uint_eq(queue_waiting(queue), 7);
+    end();
+    ck_assert_str_eq(order, "ABEFCGDH");
+    ck_assert_int_eq(finished, 8);
+}
+END_TEST
+
+/* B, the first of its line, is out of time, and so is E, which is alone: the line goes on, and keeps its turn. */
+START_TEST(lines_keep_their_turns)
+{
+    static const uint64_t scopes[] = { 0, 7, 7, 8, 9, 7 };
+    start(1, 8);
+    for (int i = 0; i < 6; i++) {
+        add_of(i, scopes[i]);
+        expect(started, 1);
+    }
+    atomic_store(&works[1].left_ms, 0);
+    atomic_store(&works[4].left_ms, 0);
+    queue_tend(queue);
+    ck_assert_uint_eq(queue_waiting(queue), 3);
+    add_of(6, 9);
+    end();
+    ck_assert_int_eq(given_up, 2);
+    ck_assert_str_eq(order + 3, "CDGF");
+}
+END_TEST
+
 START_TEST(as_many_at_once_as_threads)
 {
     start(3, 8);
@@ -538,6 +582,8 @@ static Suite *suite(void)
     TCase *t = tcase_create("queue");
     tcase_set_timeout(t, 60);
     tcase_add_test(t, first_come_first_served);
+    tcase_add_test(t, scopes_take_turns);
+    tcase_add_test(t, lines_keep_their_turns);
     tcase_add_test(t, as_many_at_once_as_threads);
     tcase_add_test(t, nobody_waits);
     tcase_add_test(t, too_many_waiting);

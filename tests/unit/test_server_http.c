@@ -325,6 +325,22 @@ START_TEST(an_answer_whose_client_leaves_is_recorded)
 }
 END_TEST
 
+START_TEST(adapters_take_turns)
+{
+    uint64_t scopes[3];
+    cJSON_Delete(post_ok("/v1/lora/init", "{\"lora_id\":\"x\"}"));
+    cJSON_Delete(post_ok("/v1/lora/init", "{\"lora_id\":\"y\"}"));
+    for (int i = 0; i < 3; i++) {
+        static const char *const models[] = { "", "x", "y" };
+        char body[128];
+        (void)snprintf(body, sizeof body, "{\"model\":\"%s\"," HI "}", models[i]);
+        cJSON_Delete(post_ok(CHAT, body));
+        scopes[i] = toy.last_scope;
+    }
+    ck_assert(scopes[0] != scopes[1] && scopes[1] != scopes[2] && scopes[0] != scopes[2]);
+}
+END_TEST
+
 START_TEST(tools_are_ignored_and_named)
 {
     cJSON *o = post_ok(CHAT, "{" HI ",\"tools\":[{\"type\":\"function\"}],\"functions\":[]}");
@@ -1032,6 +1048,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, content_of_any_kind_becomes_text, 0, 5);
     tcase_add_loop_test(t, what_was_said_of_a_cut_answer_is_recorded, 0, 2);
     tcase_add_loop_test(t, an_answer_whose_client_leaves_is_recorded, 0, 2);
+    tcase_add_test(t, adapters_take_turns);
     tcase_add_test(t, tools_are_ignored_and_named);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
     tcase_add_test(t, a_text_has_its_logprobs);

@@ -395,11 +395,10 @@ static int toy_generate(void *self, const struct claas_generate *g, const struct
     float top_logprobs[128 * TOY_TOP];
     uint32_t n = 0;
     (void)self;
-    if (g->version) {
-        (void)pthread_mutex_lock(&toy.mutex);
-        toy.not_loaded += loaded_at(&g->version->serve) == n_loaded;
-        (void)pthread_mutex_unlock(&toy.mutex);
-    }
+    (void)pthread_mutex_lock(&toy.mutex);
+    toy.last_scope = g->scope;
+    toy.not_loaded += g->version && loaded_at(&g->version->serve) == n_loaded;
+    (void)pthread_mutex_unlock(&toy.mutex);
     int rc = what_to_say(g->version, &text, err);
     if (rc) {
         buf_clear(&text);

@@ -37,6 +37,7 @@ struct toy {
 
     /* what was seen */
     int creates, trains, loads, pauses, resumes;
+    uint64_t last_scope; /* of the last answer */
     int at_answer_gate; /* answers that have come to their gate */
     int at_train_gate; /* trains that have come to the gate */
     int not_loaded;    /* answers asked of a version that was not loaded */
