@@ -99,7 +99,7 @@ int cli_adapter_show(struct cli *c)
 int cli_adapter_log(struct cli *c)
 {
     static const char *const columns[] = { "version", "kind", "time", "serve", "metrics.total_loss",
-                                           "job",     NULL };
+                                           "owner",   "job",  NULL };
     const char *const pairs[] = { "id", c->args[0], "limit", cli_value(c, "limit"), NULL };
     return adapter_call(c, "GET", client_path("/v1/adapters/versions", pairs), NULL, columns,
                         "versions");

@@ -102,6 +102,7 @@ int cli_job_list(struct cli *c);
 int cli_job_show(struct cli *c);
 int cli_job_watch(struct cli *c);
 int cli_job_cancel(struct cli *c);
+int cli_audit(struct cli *c);
 int cli_adapter_create(struct cli *c);
 int cli_adapter_list(struct cli *c);
 int cli_adapter_show(struct cli *c);

@@ -74,6 +74,7 @@ const struct cli_command cli_commands[] = {
     { "job show", "ID", "how a job is", no_options, 1, 1, cli_job_show },
     { "job watch", "ID", "wait for its end", no_options, 1, 1, cli_job_watch },
     { "job cancel", "ID", "call it off, before its commit", no_options, 1, 1, cli_job_cancel },
+    { "audit", "[ID]", "whose feedback made versions, and what was refused", page_options, 0, 1, cli_audit },
     { "adapter create", "ID", "make a new adapter", create_options, 1, 1, cli_adapter_create },
     { "adapter list", "[PREFIX]", "adapters and aliases", page_options, 0, 1, cli_adapter_list },
     { "adapter show", "ID", "one adapter's head", no_options, 1, 1, cli_adapter_show },

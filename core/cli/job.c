@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* claas job …: list, show, watch, cancel: what became of feedback. */
+/* claas job …: list, show, watch, cancel; claas audit: what became of feedback. */
 #include "config.h"
 
 #include "cli/cli.h"
@@ -43,20 +43,32 @@ static int job_call(struct cli *c, const char *method)
     return status;
 }
 
-int cli_job_list(struct cli *c)
+/* Frees the path. */
+static int job_table(struct cli *c, char *path, const char *list, const char *const *columns)
 {
-    static const char *const columns[] = { "id", "lora_id", "state", "phase", "version", "accepted", NULL };
-    const char *const pairs[] = { "limit", cli_value(c, "limit"), NULL };
     struct claas_error err = ERR_INIT;
     cJSON *answer = NULL;
-    char *path = client_path("/v1/jobs", pairs);
     int rc = path ? client_call(c, "GET", path, NULL, &answer, &err) : err_oom(&err, "a request");
     if (rc == 0 && !cli_print_json(c, answer)) {
-        print_table(json_get(answer, "jobs"), columns, stdout);
+        print_table(json_get(answer, list), columns, stdout);
     }
     cJSON_Delete(answer);
     free(path);
     return rc ? cli_fail(c, &err) : 0;
+}
+
+int cli_job_list(struct cli *c)
+{
+    static const char *const columns[] = { "id", "lora_id", "state", "phase", "version", "accepted", NULL };
+    const char *const pairs[] = { "limit", cli_value(c, "limit"), NULL };
+    return job_table(c, client_path("/v1/jobs", pairs), "jobs", columns);
+}
+
+int cli_audit(struct cli *c)
+{
+    static const char *const columns[] = { "time", "action", "lora_id", "version", "owner", "job", "reason", NULL };
+    const char *const pairs[] = { "adapter", c->n_args ? c->args[0] : NULL, "limit", cli_value(c, "limit"), NULL };
+    return job_table(c, client_path("/v1/audit", pairs), "audit", columns);
 }
 
 int cli_job_show(struct cli *c)

@@ -32,12 +32,23 @@ static cJSON *adapter_files(const struct adapter_entry *e)
     return list;
 }
 
-static cJSON *adapter_entry_body(const struct adapter_entry *e)
+/* Whose feedback made the version, where the audit still knows; "" is somebody without a key. */
+static cJSON *adapter_owner(struct state *s, const char *job)
+{
+    struct claas_error ignored = ERR_INIT;
+    char *owner = NULL;
+    cJSON *v = state_audit_owner(s, job, &owner, &ignored) == 0 ? cJSON_CreateString(owner) : cJSON_CreateNull();
+    free(owner);
+    return v;
+}
+
+static cJSON *adapter_entry_body(struct state *s, const struct adapter_entry *e)
 {
     cJSON *o = cJSON_CreateObject();
     int failed = app_put(o, "id", cJSON_CreateString(e->id)) | app_put(o, "version", app_number(e->n)) |
                  app_put(o, "kind", cJSON_CreateString(adapter_kind_name(e->kind))) |
                  app_put(o, "time", app_time(e->time_ns)) | app_put(o, "job", cJSON_CreateString(e->job)) |
+                 app_put(o, "owner", adapter_owner(s, e->job)) |
                  app_put(o, "engine", cJSON_CreateString(e->engine)) |
                  app_put(o, "format", cJSON_CreateString(e->format)) |
                  app_put(o, "base_model", cJSON_CreateString(e->base_name)) |
@@ -76,13 +87,14 @@ static int adapter_query(struct app *app, struct http_request *r, struct check *
 
 void adapter_show(void *ctx, struct http_request *r)
 {
+    struct app *app = ctx;
     struct check c = CHECK_INIT("query");
     struct claas_error err = ERR_INIT;
     struct adapters *a = NULL;
     struct adapter_name name;
     struct adapter_entry *e = NULL;
     struct adapter_names marks = { 0 };
-    if (!adapter_query(ctx, r, &c, &a, &name)) {
+    if (!adapter_query(app, r, &c, &a, &name)) {
         return;
     }
     int rc = name.n ? adapter_entry_get(a, name.id, name.n, http_call(r), &e, &err)
@@ -93,7 +105,7 @@ void adapter_show(void *ctx, struct http_request *r)
     if (rc) {
         http_fail(r, &err);
     } else {
-        cJSON *o = adapter_entry_body(e);
+        cJSON *o = adapter_entry_body(app->state, e);
         /* no list of texts is made of a null pointer */
         cJSON *tags = marks.n ? cJSON_CreateStringArray((const char *const *)marks.at, (int)marks.n) : cJSON_CreateArray();
         if (!o) {
@@ -110,6 +122,7 @@ void adapter_show(void *ctx, struct http_request *r)
 
 void adapter_versions(void *ctx, struct http_request *r)
 {
+    struct app *app = ctx;
     struct check c = CHECK_INIT("query");
     struct claas_error err = ERR_INIT;
     struct adapters *a = NULL;
@@ -119,7 +132,7 @@ void adapter_versions(void *ctx, struct http_request *r)
     int64_t before = 0;
     check_query_int(&c, http_query(r, "limit"), "limit", 1, 1000, &limit);
     check_query_int(&c, http_query(r, "before"), "before", 1, 1LL << 53, &before);
-    if (!adapter_query(ctx, r, &c, &a, &name)) {
+    if (!adapter_query(app, r, &c, &a, &name)) {
         return;
     }
     if (adapter_history(a, name.id, (uint64_t)before, (uint32_t)limit, http_call(r), &page, &err)) {
@@ -130,7 +143,7 @@ void adapter_versions(void *ctx, struct http_request *r)
     cJSON *list = cJSON_CreateArray();
     int failed = 0;
     for (size_t i = 0; i < page.n && !failed; i++) {
-        failed = app_push(list, adapter_entry_body(page.at[i]));
+        failed = app_push(list, adapter_entry_body(app->state, page.at[i]));
     }
     failed |= app_put(o, "id", cJSON_CreateString(name.id)) | app_put(o, "versions", list);
     failed |= app_put(o, "next", page.next ? app_number(page.next) : cJSON_CreateNull());
@@ -183,7 +196,7 @@ void adapter_roll(void *ctx, struct http_request *r)
         return;
     }
     int serves = adapter_follow(app, name.id, http_call(r));
-    cJSON *o = adapter_entry_body(e);
+    cJSON *o = adapter_entry_body(app->state, e);
     if (o && app_put(o, "serves", cJSON_CreateBool(serves))) {
         cJSON_Delete(o);
         o = NULL;

@@ -85,6 +85,7 @@ void job_list(void *app, struct http_request *r);
 void job_show(void *app, struct http_request *r);
 void job_watch(void *app, struct http_request *r);
 void job_cancel(void *app, struct http_request *r);
+void audit_list(void *app, struct http_request *r);
 void train_init(void *app, struct http_request *r);
 void lora_list(void *app, struct http_request *r);
 void lora_delete(void *app, struct http_request *r);

@@ -18,6 +18,7 @@ const struct http_route app_routes[] = {
     { "GET", "/v1/jobs/{id}", "feedback", HTTP_QUICK, 0, job_show, "How a job is." },
     { "GET", "/v1/jobs/{id}/events", "feedback", HTTP_WAIT, 0, job_watch, "Its course, until the end." },
     { "DELETE", "/v1/jobs/{id}", "feedback", HTTP_QUICK, 0, job_cancel, "Cancels it, before its commit." },
+    { "GET", "/v1/audit", "admin", HTTP_QUICK, 0, audit_list, "Who made which version, and what was refused." },
     { "POST", "/v1/lora/init", "feedback", HTTP_TRAIN, 1, train_init, "Makes an adapter." },
     { "GET", "/v1/lora", "chat", HTTP_QUICK, 0, lora_list, "Ids of adapters and aliases." },
     { "DELETE", "/v1/lora", "owner", HTTP_QUICK, 0, lora_delete, "Deletes an adapter, or an alias." },

@@ -103,8 +103,8 @@ static int page_read(struct state *s, sqlite3_stmt *st, uint32_t limit, struct s
     }
 }
 
-int state_audit_list(struct state *s, const char *owner, uint64_t before, uint32_t limit, struct state_audits *out,
-                     struct claas_error *err)
+int state_audit_list(struct state *s, const char *owner, const char *adapter, uint64_t before, uint32_t limit,
+                     struct state_audits *out, struct claas_error *err)
 {
     if (limit < 1 || limit > 1000) {
         return err_set(err, CLAAS_ERR_INVALID, "limit", "cannot list %u rows: 1 to 1000 fit on a page", limit);
@@ -116,10 +116,11 @@ int state_audit_list(struct state *s, const char *owner, uint64_t before, uint32
     }
     (void)pthread_mutex_lock(&s->mutex);
     int rc = db_prepare(s, "SELECT time_ns, owner, action, adapter, job, version, code, reason, seq FROM audit"
-                           " WHERE (?1 IS NULL OR owner = ?1) AND (?2 = 0 OR seq < ?2) ORDER BY seq DESC LIMIT ?3",
+                           " WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR adapter = ?2) AND (?3 = 0 OR seq < ?3)"
+                           " ORDER BY seq DESC LIMIT ?4",
                         "read", &st, err);
     if (rc == 0) {
-        rc = db_bind(s, st, "read", err, "tui", owner, before, (int64_t)limit + 1);
+        rc = db_bind(s, st, "read", err, "ttui", owner, adapter, before, (int64_t)limit + 1);
     }
     if (rc == 0) {
         rc = page_read(s, st, limit, &page, err);

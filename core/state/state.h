@@ -209,8 +209,9 @@ struct state_audits { /* newest first; free with state_audits_clear */
     size_t n;
     uint64_t next;
 };
-int state_audit_list(struct state *s, const char *owner, uint64_t before, uint32_t limit, struct state_audits *out,
-                     struct claas_error *err);
+/* At most `limit` (1 to 1000) of owner and adapter (null = all). */
+int state_audit_list(struct state *s, const char *owner, const char *adapter, uint64_t before, uint32_t limit,
+                     struct state_audits *out, struct claas_error *err);
 void state_audits_clear(struct state_audits *list);
 /* Whose feedback the job was, also after the job itself is no longer kept. NOT_FOUND: nobody knows. */
 int state_audit_owner(struct state *s, const char *job, char **out, struct claas_error *err);

@@ -316,6 +316,8 @@ START_TEST(jobs_are_watched_to_their_end)
         { OK_JSON DONE, "job show 1f --json", CLI_OK, DONE "\n" },
         { OK_JSON "{\"jobs\":[" DONE "]}", "job list", CLI_OK,
           "id  lora_id  state  phase  version  accepted\n1f  x        done   done   2        -\n" },
+        { OK_JSON "{\"audit\":[{\"action\":\"refused\",\"lora_id\":\"x\",\"owner\":\"k\",\"reason\":\"no\"}]}", "audit x", CLI_OK,
+          "time  action   lora_id  version  owner  job  reason\n-     refused  x        -        k      -    no\n" },
         { "HTTP/1.1 409 Late\r\nContent-Length: 0\r\n\r\n", "job cancel 1f", CLI_FAILED, "" },
         { "HTTP/1.1 202 Yes\r\nConnection: close\r\n\r\n" RUNS, "feedback --model x --id c --async short", CLI_OK,
           "1f\n" },
@@ -404,7 +406,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, streams_end_well_or_are_told, 0, 9);
     tcase_add_loop_test(t, refusals_have_their_exit_status, 0, 6);
     tcase_add_loop_test(t, deleting_nothing_is_told, 0, 4);
-    tcase_add_loop_test(t, jobs_are_watched_to_their_end, 0, 8);
+    tcase_add_loop_test(t, jobs_are_watched_to_their_end, 0, 9);
     tcase_add_test(t, what_is_no_job_id_is_not_asked_for);
     tcase_add_test(t, options_may_be_repeated);
     tcase_add_test(t, tables_line_up_and_tame_control_characters);

@@ -1000,7 +1000,7 @@ START_TEST(a_repeat_has_the_answer_of_the_first)
     cJSON_Delete(again);
     cJSON_Delete(first);
     struct state_audits page;
-    ck_ok(state_audit_list(app.state, NULL, 0, 100, &page, &err), err);
+    ck_ok(state_audit_list(app.state, NULL, NULL, 0, 100, &page, &err), err);
     ck_assert_uint_eq(page.n, 5); /* three steps, two refusals */
     state_audits_clear(&page);
 }
@@ -1037,6 +1037,48 @@ START_TEST(the_queue_is_bounded_and_jobs_can_be_cancelled)
 }
 END_TEST
 
+START_TEST(the_audit_tells_who_made_a_version)
+{
+    char body[512];
+    create("x");
+    create("y");
+    remark("x", "be Kuro", body, sizeof body);
+    cJSON *step = post_ok("/v1/feedback", body);
+    ck_assert_int_eq(post("/v1/feedback", "{\"requests\":[{\"lora_id\":\"y\",\"completion_id\":\"none\",\"feedback\":\"f\"}]}"),
+                     404);
+    cJSON *o = get_ok("/v1/audit");
+    const cJSON *refused = cJSON_GetArrayItem(json_get(o, "audit"), 0);
+    const cJSON *made = cJSON_GetArrayItem(json_get(o, "audit"), 1);
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "audit")), 2);
+    ck_assert_str_eq(text_at(refused, "action"), "refused");
+    ck_assert_str_eq(text_at(refused, "lora_id"), "y");
+    ck_assert_str_eq(text_at(refused, "code"), "not_found");
+    ck_assert_ptr_nonnull(strstr(text_at(refused, "reason"), "'none'"));
+    ck_assert_str_eq(text_at(made, "action"), "step");
+    ck_assert(number_at(made, "version") == 2);
+    cJSON *log = get_ok("/v1/adapters/versions?id=x");
+    const cJSON *newest = cJSON_GetArrayItem(json_get(log, "versions"), 0);
+    ck_assert_str_eq(text_at(newest, "job"), text_at(made, "job"));
+    ck_assert_str_eq(text_at(newest, "owner"), "");
+    ck_assert_ptr_null(json_get(cJSON_GetArrayItem(json_get(log, "versions"), 1), "owner")); /* made by nobody's feedback */
+    cJSON_Delete(log);
+    cJSON_Delete(o);
+    o = get_ok("/v1/audit?adapter=x&limit=1");
+    ck_assert_str_eq(text_at(cJSON_GetArrayItem(json_get(o, "audit"), 0), "action"), "step");
+    ck_assert_ptr_null(json_get(o, "next"));
+    cJSON_Delete(o);
+    o = get_ok("/v1/audit?limit=1");
+    char next[64];
+    (void)snprintf(next, sizeof next, "/v1/audit?before=%.0f", number_at(o, "next"));
+    cJSON_Delete(o);
+    o = get_ok(next);
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "audit")), 1);
+    cJSON_Delete(o);
+    ck_assert_int_eq(ask("GET", "/v1/audit?limit=0", NULL, "", 0), 422);
+    cJSON_Delete(step);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("server");
@@ -1065,6 +1107,7 @@ static Suite *suite(void)
     tcase_add_test(t, what_is_not_open_is_unavailable);
     tcase_add_test(t, a_job_is_accepted_and_told_to_its_end);
     tcase_add_test(t, a_repeat_has_the_answer_of_the_first);
+    tcase_add_test(t, the_audit_tells_who_made_a_version);
     tcase_add_test(t, the_queue_is_bounded_and_jobs_can_be_cancelled);
     tcase_add_test(t, a_damaged_alias_does_not_hide_the_others);
     suite_add_tcase(s, t);

@@ -200,16 +200,20 @@ START_TEST(the_audit_tells_and_is_not_changed)
                                          .code = CLAAS_ERR_INVALID, .reason = "no such answer" };
     ck_ok(state_audit_add(s, &refused, &err), err);
     struct state_audits page;
-    ck_ok(state_audit_list(s, NULL, 0, 2, &page, &err), err);
+    ck_ok(state_audit_list(s, NULL, NULL, 0, 2, &page, &err), err);
     ck_assert_uint_eq(page.n, 2);
     ck_assert_str_eq(page.at[0]->reason, "no such answer");
     ck_assert_str_eq(page.at[1]->action, "failed");
     uint64_t next = page.next;
     state_audits_clear(&page);
-    ck_ok(state_audit_list(s, "o", next, 2, &page, &err), err);
+    ck_ok(state_audit_list(s, "o", NULL, next, 2, &page, &err), err);
     ck_assert_uint_eq(page.n, 1);
     ck_assert_str_eq(page.at[0]->action, "step");
     ck_assert_uint_eq(page.at[0]->version, 4);
+    state_audits_clear(&page);
+    ck_ok(state_audit_list(s, NULL, "b", 0, 10, &page, &err), err);
+    ck_assert_uint_eq(page.n, 1);
+    ck_assert_str_eq(page.at[0]->action, "refused");
     state_audits_clear(&page);
     char *owner = NULL;
     ck_ok(state_audit_owner(s, "j-1", &owner, &err), err);
@@ -232,7 +236,7 @@ START_TEST(old_jobs_and_old_audit_go)
     ck_failed(state_job_get(s, "j-1", NULL, &j, &err), CLAAS_ERR_NOT_FOUND, err);
     state_job_free(job("j-2")); /* open ones stay */
     struct state_audits page;
-    ck_ok(state_audit_list(s, NULL, 0, 10, &page, &err), err);
+    ck_ok(state_audit_list(s, NULL, NULL, 0, 10, &page, &err), err);
     ck_assert_uint_eq(page.n, 0);
     state_audits_clear(&page);
 }
