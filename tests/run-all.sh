@@ -114,12 +114,20 @@ build_sanitized()
     make -j"$jobs" -s all
 }
 
+# So many daemons killed, what they had said checked; the seeds are other ones every day.
+crash_runs()
+{
+    abs_top_builddir=$1 "$1/test_crash" --runs "$2" --pairs "$3" --from "$(date +%Y%m%d)"
+}
+
 # ---- stages ----
 
 suite "make check" "$build"
 stage "demo" "$root/conf/demo.sh" "$build" "$CLAAS_TEST_MODEL"
 stage "shellcheck" lint_shell
 stage "install, plugin by pkg-config, uninstall" "$root/tests/e2e/install.sh" "$build"
+stage "2000 runs of daemons that are killed" crash_runs "$build" 1600 400
+sed -n 's/^# /check: /p' "$build/stage-2000-runs-of-daemons-that-are-killed.log"
 stage "distcheck" distcheck
 if stage "build with sanitizers" build_sanitized; then
     ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1
