@@ -192,11 +192,11 @@ static int settings_check(struct feedback *f, const struct feedback_request *r, 
                           struct settings *out, struct claas_error *err)
 {
     struct settings first = { 0 };
-    int rc = settings_make(f, r->items[0].training, warnings, &first, err);
+    int rc = settings_make(f, r->items[0].training, r->strict, warnings, &first, err);
     cJSON *said = rc == 0 ? option_values_json(&first.values) : NULL;
     for (size_t i = 1; rc == 0 && i < r->n_items; i++) {
         struct settings other = { 0 };
-        rc = settings_make(f, r->items[i].training, NULL, &other, err);
+        rc = settings_make(f, r->items[i].training, r->strict, warnings, &other, err);
         if (rc == 0) {
             cJSON *also = option_values_json(&other.values);
             if (!cJSON_Compare(said, also, 1)) {

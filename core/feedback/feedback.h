@@ -86,6 +86,7 @@ struct feedback_request {
     const cJSON *items_json; /* the items as received, for the record; null: made from the items */
     const struct claas_call *call; /* deadline, cancellation, progress; null: none */
     int no_pause;                  /* leave inference alone around the step */
+    int strict;                    /* settings nobody knows are INVALID, and not only a warning */
     /* May be null; called in the caller's thread. */
     void (*phase)(void *ctx, enum feedback_phase phase);
     void *ctx;

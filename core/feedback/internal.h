@@ -54,8 +54,8 @@ struct settings {                /* clear with settings_clear */
     int train_end;               /* the end-of-turn token is trained */
 };
 /* From one item's `training` (null: none) over the configured defaults. INVALID with every
- * violation in one message. Adds a warning for each unknown name. */
-int settings_make(struct feedback *f, const cJSON *training, cJSON *warnings, struct settings *out,
+ * violation in one message. Adds a warning for each unknown name, once; strict: that is INVALID too. */
+int settings_make(struct feedback *f, const cJSON *training, int strict, cJSON *warnings, struct settings *out,
                   struct claas_error *err);
 void settings_clear(struct settings *s);
 

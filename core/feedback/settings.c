@@ -118,18 +118,44 @@ int options_from(const struct option_table *table, const cJSON *object,
                                                              : rc;
 }
 
+/* The items of a batch say the same: once is enough. */
 static void on_unknown(void *ctx, const char *name)
 {
-    warn(ctx, "training setting '%s' is not known to the engine and was ignored", name);
+    char line[256];
+    const cJSON *said;
+    (void)snprintf(line, sizeof line, "training setting '%.150s' is not known to the engine and was ignored", name);
+    cJSON_ArrayForEach(said, (const cJSON *)ctx) {
+        if (strcmp(said->valuestring, line) == 0) {
+            return;
+        }
+    }
+    warn(ctx, "%s", line);
 }
 
-int settings_make(struct feedback *f, const cJSON *training, cJSON *warnings, struct settings *out,
+/* The first name that is not in the table, null if there is none. */
+static const char *unknown_name(const struct option_table *table, const cJSON *training)
+{
+    const cJSON *member;
+    cJSON_ArrayForEach(member, training) {
+        if (option_find(table, member->string) < 0) {
+            return member->string;
+        }
+    }
+    return NULL;
+}
+
+int settings_make(struct feedback *f, const cJSON *training, int strict, cJSON *warnings, struct settings *out,
                   struct claas_error *err)
 {
     struct settings s = { .train_end = 1 };
     if (training != NULL && !cJSON_IsObject(training) && !cJSON_IsNull(training)) {
         return err_set(err, CLAAS_ERR_INVALID, "training",
                        "'training' must be an object of settings");
+    }
+    const char *stranger = strict ? unknown_name(&f->table, training) : NULL;
+    if (stranger != NULL) {
+        return err_set(err, CLAAS_ERR_INVALID, stranger,
+                       "training setting '%.150s' is not known to the engine, and strict was asked for", stranger);
     }
     int rc = options_from(&f->table, cJSON_IsObject(training) ? training : NULL, f->training,
                           on_unknown, warnings, &s.values, err);

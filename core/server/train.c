@@ -53,6 +53,7 @@ static struct feedback_item *feedback_parse(struct check *c, const cJSON *body, 
     const cJSON *list = NULL;
     const cJSON *item;
     feedback_orchestration(c, body, q);
+    check_bool(c, body, "strict", &q->strict);
     if (!check_list(c, body, "requests", 1, 1, &list)) {
         return NULL;
     }

@@ -325,6 +325,29 @@ START_TEST(an_answer_whose_client_leaves_is_recorded)
 }
 END_TEST
 
+START_TEST(settings_nobody_knows_are_named)
+{
+    static const char body[] = "{%s\"requests\":[{\"lora_id\":\"x\",\"prompt\":\"Hi\",\"response\":\"v0\","
+                               "\"feedback\":\"no\"},{\"lora_id\":\"x\",\"prompt\":\"Hi\",\"response\":\"v0\","
+                               "\"feedback\":\"so\",\"training\":{\"sharpness\":3}}]}";
+    char text[512];
+    cJSON_Delete(post_ok("/v1/lora/init", "{\"lora_id\":\"x\"}"));
+    cJSON_Delete(post_ok(CHAT, "{\"model\":\"x\"," HI "}"));
+    (void)snprintf(text, sizeof text, body, "\"strict\":true,");
+    ck_assert_int_eq(post("/v1/feedback", text), 422);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "training setting 'sharpness' is not known to the engine, and strict"));
+    (void)snprintf(text, sizeof text, body, "\"strict\":1,");
+    ck_assert_int_eq(post("/v1/feedback", text), 422);
+    ck_assert_int_eq(toy.trains, 0);
+    (void)snprintf(text, sizeof text, body, "");
+    cJSON *o = post_ok("/v1/feedback", text);
+    const cJSON *warnings = json_get(o, "warnings");
+    ck_assert_int_eq(cJSON_GetArraySize(warnings), 1); /* of the second item alone */
+    ck_assert_ptr_nonnull(strstr(cJSON_GetArrayItem(warnings, 0)->valuestring, "'sharpness'"));
+    cJSON_Delete(o);
+}
+END_TEST
+
 START_TEST(adapters_take_turns)
 {
     uint64_t scopes[3];
@@ -1090,6 +1113,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, content_of_any_kind_becomes_text, 0, 5);
     tcase_add_loop_test(t, what_was_said_of_a_cut_answer_is_recorded, 0, 2);
     tcase_add_loop_test(t, an_answer_whose_client_leaves_is_recorded, 0, 2);
+    tcase_add_test(t, settings_nobody_knows_are_named);
     tcase_add_test(t, adapters_take_turns);
     tcase_add_test(t, tools_are_ignored_and_named);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
