@@ -233,6 +233,17 @@ misfit()
 
 # ---- the start ----
 
+# Told by the engine once it is open: the daemon ends, with the status of a bad configuration.
+setting_unknown()
+{
+    mkdir "$work/unknown"
+    launch "$work/unknown" "$store" --set training.sharpness=3
+    ended "$daemon"
+    rc=$?
+    daemon=$first
+    equal $rc 6 && grep -q "unknown key 'sharpness' in training" "$work/log"
+}
+
 model_cut_short()
 {
     head -c 1000000 "$CLAAS_TEST_MODEL" >"$work/short.gguf"
@@ -333,6 +344,7 @@ ok "modules that are not those of the tensors" misfit 422 q_proj '.target_module
 ok "an adapter of another base model" misfit 422 'base model' . '.base = "sha256:00" | .base_name = "other"'
 first=$daemon
 ok "a model file that is cut short ends the start" model_cut_short
+ok "a training setting that nobody knows does so too" setting_unknown
 ok "a state directory has one daemon" one_state_one_daemon
 ok "two daemons on one store leave one log" two_daemons
 ok "a daemon that is killed in a step" killed_in_a_step
