@@ -74,7 +74,8 @@ struct adapter_name {
     int alias;               /* it was found as an alias */
 };
 /* What `name` means: exact id, alias, id@n, id-latest or id-init, the flattened id (owner-name,
- * when unique). An empty or null name is default_model; if that is empty or null too: the base.
+ * when unique; with -latest or -init too). An empty or null name is default_model; if that is empty
+ * or null too: the base.
  * NOT_FOUND: none of them (names of base models are the caller's matter). A fixed version is only
  * checked to have a well-formed number: version_get looks. */
 int adapter_resolve(struct adapters *a, const char *name, const char *default_model,

@@ -162,12 +162,24 @@ static int resolve_flat(struct adapters *a, const char *name, const struct claas
     return rc;
 }
 
+/* What existing clients send for the id that init answered: the flattened form of user/m-init. */
+static int resolve_flat_suffix(struct adapters *a, const char *name, const struct claas_call *call,
+                               struct adapter_name *out, struct claas_error *err)
+{
+    char id[ADAPTER_ID_CAP];
+    if (adapter_id_strip(name, id, NULL) || strcmp(id, name) == 0) {
+        return CLAAS_ERR_NOT_FOUND;
+    }
+    return resolve_flat(a, id, call, out, err);
+}
+
 static int resolve_name(struct adapters *a, const char *name, const struct claas_call *call,
                         struct adapter_name *out, struct claas_error *err)
 {
     static int (*const ways[])(
         struct adapters *, const char *, const struct claas_call *, struct adapter_name *,
-        struct claas_error *) = { resolve_plain, resolve_number, resolve_suffix, resolve_flat };
+        struct claas_error *) = { resolve_plain, resolve_number, resolve_suffix, resolve_flat,
+                                  resolve_flat_suffix };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         struct adapter_name found = { 0 };
         int rc = ways[i](a, name, call, &found, err);

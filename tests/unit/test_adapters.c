@@ -505,10 +505,13 @@ START_TEST(names_resolve_in_order)
     check_resolve("prod@1", "user/m", 1, 1);
     check_resolve("user-m", "user-m", 0, 0); /* an exact id wins over the flattened form */
     check_resolve("solo-x.y", "solo/x.y", 0, 0);
+    check_resolve("solo-x.y-init", "solo/x.y", 0, 0);
+    check_resolve("solo-x.y-latest", "solo/x.y", 0, 0);
     check_resolve("", "user/m", 0, 0);
     check_resolve(NULL, "user/m", 0, 0);
     static const char *const none[] = {
         "ada-b-c", "nobody", "user/m@0", "user/m@x", "user/m@", "user", "../user/m", "user/m@123456789", "@1", "solo",
+        "ada-b-c-init", "solo-init",
     };
     for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
         ck_failed(adapter_resolve(a, none[i], "user/m", NULL, &found, &err), CLAAS_ERR_NOT_FOUND, err);
