@@ -149,10 +149,15 @@ static void ask_logprobs(const cJSON *body, int chat, struct check *c, struct as
     ask->request.params.n_top = ask->logprobs ? (uint32_t)top : 0;
 }
 
-/* Only text can be read: parts of other kinds are left out, as ever, but not in silence. */
-static void ask_parts(const cJSON *content, struct ask *ask)
+/* Only text can be read: parts of other kinds and calls of tools are left out, as ever, but not in silence. */
+static void ask_parts(const cJSON *message, struct ask *ask)
 {
+    const cJSON *content = json_get(message, "content");
+    const cJSON *calls = json_get(message, "tool_calls");
     const cJSON *part;
+    if (calls && !ask_is_nothing(calls)) {
+        ask_warn(ask, "messages", "calls of tools were left out");
+    }
     cJSON_ArrayForEach(part, content)
     {
         const cJSON *type = json_get(part, "type");
@@ -180,7 +185,7 @@ static void ask_messages(const cJSON *body, struct check *c, struct ask *ask)
                        "Input should be a valid dictionary or object to extract fields from", m);
         } else {
             check_text(c, m, "role", 1, 1, &role);
-            ask_parts(json_get(m, "content"), ask);
+            ask_parts(m, ask);
         }
         check_leave(c, inner);
         if (c->list && cJSON_GetArraySize(c->list) > 16) {

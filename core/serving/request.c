@@ -118,6 +118,7 @@ static int message_add(cJSON *list, const cJSON *message, int number, struct cla
         return err_oom(err, "the messages of a request");
     }
     cJSON_DeleteItemFromObjectCaseSensitive(copy, "content");
+    cJSON_DeleteItemFromObjectCaseSensitive(copy, "tool_calls"); /* no template here can show them */
     if (!cJSON_AddItemToObject(copy, "content", text)) {
         cJSON_Delete(text);
         cJSON_Delete(copy);

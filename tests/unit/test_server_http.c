@@ -374,6 +374,18 @@ START_TEST(tools_are_ignored_and_named)
 }
 END_TEST
 
+START_TEST(calls_of_tools_are_left_out_and_named)
+{
+    cJSON *o = post_ok(CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"Rain?\"},"
+                             "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\"}]},"
+                             "{\"role\":\"tool\",\"tool_call_id\":\"c\",\"content\":\"yes\"}]}");
+    const cJSON *warnings = json_get(o, "warnings");
+    ck_assert_int_eq(cJSON_GetArraySize(warnings), 1);
+    ck_assert_str_eq(cJSON_GetArrayItem(warnings, 0)->valuestring, "messages: calls of tools were left out");
+    cJSON_Delete(o);
+}
+END_TEST
+
 /* The next event of a stream, "" behind the last one. */
 static const char *event_next(const char **at)
 {
@@ -1116,6 +1128,7 @@ static Suite *suite(void)
     tcase_add_test(t, settings_nobody_knows_are_named);
     tcase_add_test(t, adapters_take_turns);
     tcase_add_test(t, tools_are_ignored_and_named);
+    tcase_add_test(t, calls_of_tools_are_left_out_and_named);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
     tcase_add_test(t, a_text_has_its_logprobs);
     tcase_add_loop_test(t, pieces_carry_their_logprobs, 0, 3);
