@@ -160,6 +160,9 @@ static int marker_set(struct adapters *a, const char *id, const struct claas_cal
     if (rc && err) {
         *err = local;
     }
+    (void)pthread_mutex_lock(&a->lock);
+    a->flat_read_ns = 0; /* the list of flattened names lacks this one */
+    (void)pthread_mutex_unlock(&a->lock);
     return rc;
 }
 

@@ -507,6 +507,9 @@ START_TEST(names_resolve_in_order)
     check_resolve("solo-x.y", "solo/x.y", 0, 0);
     check_resolve("solo-x.y-init", "solo/x.y", 0, 0);
     check_resolve("solo-x.y-latest", "solo/x.y", 0, 0);
+    ck_failed(adapter_resolve(a, "late-comer", "", NULL, &found, &err), CLAAS_ERR_NOT_FOUND, err);
+    commit("late/comer", ADAPTER_CREATE, 0, "late");
+    check_resolve("late-comer", "late/comer", 0, 0); /* at once, although names are read every two seconds */
     check_resolve("", "user/m", 0, 0);
     check_resolve(NULL, "user/m", 0, 0);
     static const char *const none[] = {
