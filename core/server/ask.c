@@ -142,7 +142,7 @@ static void ask_logprobs(const cJSON *body, int chat, struct check *c, struct as
     int64_t top = 0;
     if (chat) {
         check_bool(c, body, "logprobs", &ask->logprobs);
-        check_int(c, body, "top_logprobs", 0, ASK_TOP, &top);
+        ask->top_unsaid = !check_int(c, body, "top_logprobs", 0, ASK_TOP, &top) && ask->logprobs;
     } else if (!cJSON_IsBool(json_get(body, "logprobs"))) {
         ask->logprobs = check_int(c, body, "logprobs", 0, ASK_TOP, &top);
     }

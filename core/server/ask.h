@@ -16,6 +16,7 @@ struct ask { /* borrows from the body */
     int32_t stop_ids[ASK_STOP_IDS];
     int stream, usage;              /* stream_options.include_usage */
     int logprobs;
+    int top_unsaid;                 /* log-probabilities without a number of alternatives: existing clients expect one */
     cJSON *warnings;                /* array of texts, owned; may be empty */
 };
 

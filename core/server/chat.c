@@ -272,6 +272,9 @@ static void chat_handle(struct app *app, struct http_request *r, int chat)
         if (c.ask.stream) {
             http_header(r, "X-Accel-Buffering", "no");
         }
+        if (c.ask.top_unsaid && serving_max_top(c.serving) > 0) {
+            c.ask.request.params.n_top = 1;
+        }
         chat_run(&c);
     }
     ask_clear(&c.ask);

@@ -70,6 +70,15 @@ static int stop_ids_check(const struct serving *s, const struct serving_params *
     return 0;
 }
 
+uint32_t serving_max_top(const struct serving *s)
+{
+    struct claas_inference_info info = { .size = sizeof info };
+    if (s->inference == NULL || host_inference_info(s->inference, &info, NULL) != 0) {
+        return 0;
+    }
+    return info.flags & CLAAS_CAN_TOP ? info.max_top : 0;
+}
+
 int params_check(const struct serving *s, const struct serving_params *p, const char *top, struct claas_error *err)
 {
     int rc = in_range(p->temperature, 0, 100, "temperature", err);
@@ -87,11 +96,9 @@ int params_check(const struct serving *s, const struct serving_params *p, const 
     if (rc != 0 || p->n_top == 0) {
         return rc;
     }
-    struct claas_inference_info info = { .size = sizeof info };
-    rc = host_inference_info(s->inference, &info, err);
-    if (rc == 0 && (!(info.flags & CLAAS_CAN_TOP) || p->n_top > info.max_top)) {
-        rc = err_set(err, CLAAS_ERR_INVALID, top, "'%s' is %u: this server gives at most %u", top, p->n_top,
-                     info.flags & CLAAS_CAN_TOP ? info.max_top : 0);
+    uint32_t most = serving_max_top(s);
+    if (p->n_top > most) {
+        rc = err_set(err, CLAAS_ERR_INVALID, top, "'%s' is %u: this server gives at most %u", top, p->n_top, most);
     }
     return rc;
 }

@@ -177,6 +177,9 @@ int serving_follow(struct serving *s, const char *id, const struct claas_call *c
 /* The adapter is gone (deleted): its versions are unloaded when no request names them any more. */
 void serving_forget(struct serving *s, const char *id);
 
+/* The greatest n_top that can be asked for; 0: the plugin gives none. */
+uint32_t serving_max_top(const struct serving *s);
+
 struct serving_health {
     int state;                        /* CLAAS_STARTING, READY, DEGRADED, DOWN */
     char text[248];                   /* why, "" when ready */

@@ -45,6 +45,15 @@ stream_has_logprobs()
             length > 3' "$state/stream"
 }
 
+# Existing clients expect one where they give no number.
+one_alternative_unless_told()
+{
+    ask "" "$question" 4 | jq '.logprobs = true' | post /v1/chat/completions >"$state/tops"
+    ask "" "$question" 4 | jq '.logprobs = true | .top_logprobs = 0' | post /v1/chat/completions >"$state/no-tops"
+    equal "$(jq -c '[.choices[0].logprobs.content[].top_logprobs | length] | unique' "$state/tops")" '[1]' &&
+        equal "$(jq -c '[.choices[0].logprobs.content[].top_logprobs | length] | unique' "$state/no-tops")" '[0]'
+}
+
 score_agrees()
 {
     answer=$(ask e2e/a "What is the capital of France?" 30 | post /v1/chat/completions)
@@ -175,6 +184,7 @@ while IFS= read -r line; do
 done <"$src/tests/data/smollm2-greedy.jsonl"
 ok "the pieces of a stream join to the answer" stream_joins
 ok "the pieces of a stream carry the log-probabilities of the answer" stream_has_logprobs
+ok "log-probabilities come with one alternative unless told otherwise" one_alternative_unless_told
 ok "an adapter is made" sh -c "printf '%s' '{\"lora_id\": \"e2e/a\", \"lora_r\": 8, \"lora_alpha\": 16,
     \"base_model\": \"HuggingFaceTB/SmolLM2-135M-Instruct\"}' |
     curl -sS --fail -H 'Content-Type: application/json' --data-binary @- $url/v1/lora/init"
