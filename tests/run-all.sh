@@ -124,6 +124,7 @@ crash_runs()
 
 suite "make check" "$build"
 stage "demo" "$root/conf/demo.sh" "$build" "$CLAAS_TEST_MODEL"
+stage "clients: openai, the Python system's, curl" "$root/tests/peers/clients/run.sh" "$build" "$CLAAS_TEST_MODEL"
 stage "shellcheck" lint_shell
 stage "install, plugin by pkg-config, uninstall" "$root/tests/e2e/install.sh" "$build"
 stage "2000 runs of daemons that are killed" crash_runs "$build" 1600 400
