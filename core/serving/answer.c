@@ -118,8 +118,8 @@ static void tokens_at(const struct collect *c, size_t from, struct serving_piece
     }
 }
 
-/* Takes as many tokens, behind those told already, as spell no more than the first `shown` bytes of the raw text: so tokens
- * go with the piece that holds the end of their text. */
+/* Takes as many tokens, behind those told already, as spell no more than the first `shown` bytes of the raw text: so
+ * tokens go with the piece that holds the end of their text. */
 static void tokens_tell(struct collect *c, size_t shown, struct serving_piece *out)
 {
     size_t end = c->n - (c->end_tokens < c->n ? c->end_tokens : c->n);

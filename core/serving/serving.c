@@ -98,6 +98,9 @@ int serving_token_text(struct serving *s, int32_t id, struct buf *out, struct cl
     if (known != NULL && spelling_add(known, id, out) == 0) {
         return 0;
     }
+    if (known != NULL) { /* it may be a thread of the plugin that asks, from which the plugin must not be called */
+        return err_set(err, CLAAS_ERR_INVALID, NULL, "there is no token %d", (int)id);
+    }
     int rc = serving_ready(s, err);
     return rc == 0 ? host_text_decode(s->text, &id, 1, CLAAS_SPECIAL, out, err) : rc;
 }

@@ -500,6 +500,7 @@ START_TEST(pieces_carry_their_logprobs)
     const int chat = _i != 1;
     toy.drip = 1;
     toy.say = _i == 2 ? "<think>no</think>base" : "base";
+    toy.top_id = _i == 0 ? TOY_VOCAB + 7 : 0; /* spelt by nobody */
     ck_assert_int_eq(post(chat ? CHAT : OLD, chat ? "{" HI ",\"logprobs\":true,\"top_logprobs\":1,\"stream\":true}"
                                                   : "{\"prompt\":\"Hi\",\"logprobs\":1,\"stream\":true}"),
                      200);
@@ -532,6 +533,7 @@ START_TEST(pieces_carry_their_logprobs)
     ck_assert_str_eq(line, "[DONE]");
     ck_assert_str_eq(all, toy.say);
     ck_assert_int_ge(n_with_text, 3);
+    ck_assert_int_eq(toy.decodes_in_pieces, 0);
 }
 END_TEST
 

@@ -135,12 +135,25 @@ static void spell(const int32_t *ids, size_t n, int signs, struct buf *out)
     }
 }
 
+static _Thread_local int in_piece;
+
+static int tell(const struct claas_stream *out, const struct claas_piece *piece)
+{
+    in_piece = 1;
+    int stop = out->piece(out->ctx, piece);
+    in_piece = 0;
+    return stop;
+}
+
 static int toy_decode(void *self, const int32_t *ids, size_t n, uint32_t flags,
                       struct claas_sink *text, struct claas_error *err)
 {
     struct buf out = BUF_INIT;
     (void)self;
     (void)err;
+    if (in_piece) {
+        count(&toy.decodes_in_pieces);
+    }
     spell(ids, n, (flags & CLAAS_SPECIAL) != 0, &out);
     int rc = out.failed || text->put(text->ctx, buf_str(&out), out.len) ? CLAAS_ERR_INTERNAL : 0;
     buf_clear(&out);
@@ -377,7 +390,7 @@ static int say_slowly(const struct claas_stream *out, const struct claas_piece *
         one.flags = last ? CLAAS_PIECE_LAST : 0;
         one.finish = last ? all->finish : NULL;
         one.end_tokens = last ? all->end_tokens : 0;
-        stop = out->piece(out->ctx, &one);
+        stop = tell(out, &one);
         if (i == 0 && !stop) {
             rc = pass_gate(&toy.gate_answers, &toy.at_answer_gate, call, err);
         }
@@ -426,7 +439,7 @@ static int toy_generate(void *self, const struct claas_generate *g, const struct
     for (uint32_t i = 0; i < n; i++) {
         logprobs[i] = -0.125f * (float)(ids[i] % 4 + 1);
         for (uint32_t k = 0; k < g->n_top; k++) { /* "y", "z" might have been said as well */
-            top_ids[i * g->n_top + k] = 'y' + (int32_t)k;
+            top_ids[i * g->n_top + k] = k == 0 && toy.top_id ? toy.top_id : 'y' + (int32_t)k;
             top_logprobs[i * g->n_top + k] = -2.0f - (float)k;
         }
     }
@@ -442,11 +455,11 @@ static int toy_generate(void *self, const struct claas_generate *g, const struct
         last.end_tokens = 0;
         (void)err_set(&cut, toy.cut_answers, NULL, "the answer was called off");
     }
-    if (out->piece(out->ctx, &first) == 0) {
+    if (tell(out, &first) == 0) {
         if (toy.drip) {
             (void)say_slowly(out, &last, call, &cut);
         } else {
-            (void)out->piece(out->ctx, &last); /* it was the last one anyway */
+            (void)tell(out, &last); /* it was the last one anyway */
         }
     }
     buf_clear(&text);

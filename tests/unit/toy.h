@@ -31,6 +31,7 @@ struct toy {
     double spoilt;
     int cut_answers;        /* answers end behind their first token, with this code; 0: they do not */
     int drip;               /* answers come token by token, the text one token late */
+    int32_t top_id;         /* the first alternative of each token; 0: "y" */
     int gate_answers;       /* answers wait behind their first token until toy_open_gate(), or until they are called off */
     int train_gate;         /* trains wait until toy_open_gate(), or until they are called off */
     void (*in_train)(void); /* called in the middle of a train, by its thread */
@@ -38,6 +39,7 @@ struct toy {
     /* what was seen */
     int creates, trains, loads, pauses, resumes;
     uint64_t last_scope; /* of the last answer */
+    int decodes_in_pieces; /* calls that a plugin must not get while it hands out a piece */
     int at_answer_gate; /* answers that have come to their gate */
     int at_train_gate; /* trains that have come to the gate */
     int not_loaded;    /* answers asked of a version that was not loaded */
