@@ -272,6 +272,7 @@ void fill_numbers(struct config *config, const struct claas_value *v)
     config->jobs.workers = v[KEY_JOBS_WORKERS].i;
     config->jobs.queue = v[KEY_JOBS_QUEUE].i;
     config->jobs.queue_key = v[KEY_JOBS_QUEUE_KEY].i;
+    config->jobs.waiters = v[KEY_JOBS_WAITERS].i;
     config->jobs.idempotency_ms = v[KEY_JOBS_IDEMPOTENCY].i;
     config->jobs.keep_ms = v[KEY_JOBS_KEEP].i;
     config->jobs.audit_ms = v[KEY_JOBS_AUDIT].i;

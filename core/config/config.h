@@ -58,6 +58,7 @@ struct config {
         int64_t workers;        /* steps at one time */
         int64_t queue;          /* jobs that wait, in all */
         int64_t queue_key;      /* and of one key */
+        int64_t waiters;        /* requests that wait for jobs */
         int64_t idempotency_ms; /* repeats are recognised */
         int64_t keep_ms;        /* jobs that have ended */
         int64_t audit_ms;       /* what the audit tells */

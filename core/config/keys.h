@@ -58,6 +58,8 @@
       "feedback that may wait for its turn") \
     X(JOBS_QUEUE_KEY, "jobs.queue_key", CLAAS_INT, "16", NULL, (1, 100000), \
       "feedback of one key that may wait for its turn") \
+    X(JOBS_WAITERS, "jobs.waiters", CLAAS_INT, "128", NULL, (1, 10000), \
+      "requests that may wait for the end of a job, or follow its events") \
     X(JOBS_IDEMPOTENCY, "jobs.idempotency", CLAAS_MS, "24h", NULL, (1000, 365 * KEYS_DAY), \
       "how long a repeat with the same Idempotency-Key is recognised") \
     X(JOBS_KEEP, "jobs.keep", CLAAS_MS, "7d", NULL, (60000, 36500 * KEYS_DAY), \

@@ -340,9 +340,11 @@ int jobs_wait(struct jobs *j, const char *id, int may_drop, int (*gone)(void *ct
     (void)pthread_mutex_lock(&j->mutex);
     for (struct job *job; rc == 0 && (job = jobs_find(j, id)) != NULL;) {
         int64_t now = clock_mono_ns();
-        if (j->stopping && (j->ended || !job->running)) {
+        if (gone != NULL && gone(ctx)) {
+            rc = err_set(err, CLAAS_ERR_CANCELLED, "", "the caller of job '%s' has hung up; it goes on", id);
+        } else if (j->stopping && (j->ended || !job->running)) {
             rc = err_set(err, CLAAS_ERR_UNAVAILABLE, "", "the daemon is stopping; job '%s' goes on at its next start", id);
-        } else if (may_drop && !job->running && job->adapter->busy && now >= late && (gone == NULL || !gone(ctx))) {
+        } else if (may_drop && !job->running && job->adapter->busy && now >= late) {
             rc = give_up(j, job, err);
         } else {
             jobs_sleep(j, now + LOOK_MS * INT64_C(1000000));

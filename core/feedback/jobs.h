@@ -46,7 +46,7 @@ int jobs_submit(struct jobs *j, const struct jobs_submit *s, char out_id[STATE_I
                 struct claas_error *err);
 
 /* Waits for the end of a job. CONFLICT: the adapter was busy all the time the caller may wait, and the job, if nobody else
- * knows of it, is as if it had never been. `gone` (may be null) tells that the caller has hung up: then the job stays. */
+ * knows of it, is as if it had never been. `gone` (may be null) tells that the caller has hung up: CANCELLED, and the job stays. */
 int jobs_wait(struct jobs *j, const char *id, int may_drop, int (*gone)(void *ctx), void *ctx, struct claas_error *err);
 
 /* Waiting ones at once, running ones before their commit. CONFLICT: too late. */

@@ -29,6 +29,7 @@ struct app {
     _Atomic(struct host_instance *) instances[3]; /* engine, storage, inference; null where there is none */
     atomic_int ready;                      /* all that is configured is open */
     struct http *http;
+    uint32_t heartbeat_ms;                 /* between signs of life in a stream of events; 0: 15 seconds */
     struct metrics metrics;
 };
 

@@ -487,6 +487,7 @@ int daemon_start(struct daemon *d, struct claas_error *err)
         .port = c->listen_port,
         .listener = d->listener >= 0 ? &d->listener : NULL,
         .connections = (uint32_t)c->limits.connections,
+        .waiters = (uint32_t)c->jobs.waiters,
         .idle_ms = (uint32_t)c->limits.idle_timeout_ms,
         .body_bytes = (size_t)c->limits.body_bytes,
         .routes = app_routes,

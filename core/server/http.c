@@ -25,6 +25,15 @@
 
 /* ---- requests ------------------------------------------------------------------------------------------------------------ */
 
+/* The handler is done with it. */
+static void request_release(struct http_request *r)
+{
+    if (r->waits) {
+        (void)atomic_fetch_sub(&r->http->n_waiters, 1);
+    }
+    request_unref(r);
+}
+
 static int id_is_sane(const char *id)
 {
     size_t n = id ? strlen(id) : 0;
@@ -246,18 +255,28 @@ static void request_handle(struct http_request *r)
 {
     const struct log_context own = { r->id, r->trace.id[0] ? r->trace.id : NULL };
     const struct log_context before = log_context_set(own);
-    if (request_parse(r) == 0) {
+    if (r->then) {
+        r->then(r->http->o.app, r);
+    } else if (request_parse(r) == 0) {
         r->route->handle(r->http->o.app, r);
     }
     (void)log_context_set(before);
 }
 
-/* [worker] */
+/* [worker] What cannot go to the threads that sleep, such as at the end, does so on this one. */
 static void request_work(void *item)
 {
     struct http_request *r = item;
+    struct claas_error ignored = ERR_INIT;
+    int first = !r->then;
     request_handle(r);
-    request_unref(r);
+    if (first && r->then) {
+        if (pool_add(r->http->pool, HTTP_WAIT, r, &ignored) == 0) {
+            return; /* another thread has it by now */
+        }
+        request_handle(r);
+    }
+    request_release(r);
 }
 
 /* [any thread] Waited in a lane when the daemon stopped. */
@@ -267,7 +286,7 @@ static void request_drop(void *item)
     struct claas_error err = ERR_INIT;
     (void)err_set(&err, CLAAS_ERR_UNAVAILABLE, "", "the daemon is stopping");
     http_fail(r, &err);
-    request_unref(r);
+    request_release(r);
 }
 
 /* All is there: answers inline, or hands it to its lane. */
@@ -408,11 +427,13 @@ static int http_daemon(struct http *h, struct claas_error *err)
 
 int http_start(const struct http_options *options, struct http **out, struct claas_error *err)
 {
-    static const struct pool_lane lanes[HTTP_LANES] = {
+    const uint32_t waiters = options->waiters ? options->waiters : 128;
+    const struct pool_lane lanes[HTTP_LANES] = {
         [HTTP_QUICK] = { "http-quick", 4, 1024 },
         [HTTP_ANSWER] = { "http-answer", 32, 1024 },
         [HTTP_TRAIN] = { "http-train", 8, 128 },
-        [HTTP_WAIT] = { "http-wait", 128, 1024 }, /* wait for jobs: threads that only sleep */
+        [HTTP_SUBMIT] = { "http-submit", 8, 1024 },
+        [HTTP_WAIT] = { "http-wait", waiters, waiters }, /* a thread for each who has a place: nobody waits for one */
     };
     struct claas_error own = ERR_INIT;
     struct http *h = calloc(1, sizeof *h);
@@ -420,6 +441,7 @@ int http_start(const struct http_options *options, struct http **out, struct cla
         return err_oom(err, "the HTTP server");
     }
     h->o = *options;
+    h->o.waiters = waiters;
     pthread_condattr_t attr;
     (void)pthread_condattr_init(&attr);
     (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -15,8 +15,9 @@
 struct http;
 struct http_request;
 
-/* Where a handler runs. INLINE: in the input/output thread; it must not wait for anything. */
-enum http_lane { HTTP_INLINE, HTTP_QUICK, HTTP_ANSWER, HTTP_TRAIN, HTTP_WAIT, HTTP_LANES };
+/* Where a handler runs. INLINE: in the input/output thread; it must not wait for anything. WAIT is for the second half of
+ * handlers that took a place there (http_wait_take), never for a route. */
+enum http_lane { HTTP_INLINE, HTTP_QUICK, HTTP_ANSWER, HTTP_TRAIN, HTTP_SUBMIT, HTTP_WAIT, HTTP_LANES };
 
 /* Answers exactly once, by one of the http_answer_… functions, http_fail or a stream. */
 typedef void (*http_handler)(void *app, struct http_request *r);
@@ -36,6 +37,7 @@ struct http_options {
     uint16_t port;             /* 0: any free one */
     const int *listener;       /* a listening socket to take over instead of those two; null: none */
     uint32_t connections;      /* at most so many; further ones wait in the kernel's queue */
+    uint32_t waiters;          /* requests that may sleep at one time until something has happened [128] */
     uint32_t idle_ms;          /* a silent connection is closed; a body must be there within four times this */
     size_t body_bytes;
     const struct http_route *routes; /* borrowed */
@@ -92,6 +94,15 @@ const struct claas_call *http_call(const struct http_request *r);
 void http_deadline(struct http_request *r, int64_t ms);
 /* 1: the client hung up. */
 int http_gone(struct http_request *r);
+
+/* A place among the requests that sleep, before anything is promised to the client. EXHAUSTED: all are taken. It is given
+ * back when the request has been answered. */
+int http_wait_take(struct http_request *r, struct claas_error *err);
+/* With such a place, instead of an answer: `then` goes on and answers, on a thread that may sleep. The handler returns at
+ * once. `note`, of at most HTTP_NOTE bytes with its zero, is kept for it. */
+enum { HTTP_NOTE = 64 };
+void http_wait_then(struct http_request *r, http_handler then, const char *note);
+const char *http_note(const struct http_request *r);
 
 /* A header of the answer to come. */
 void http_header(struct http_request *r, const char *name, const char *value);

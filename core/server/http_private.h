@@ -30,6 +30,7 @@ struct http {
     pthread_cond_t left;          /* the list has become empty */
     struct http_request *requests;
     uint32_t n_requests;
+    atomic_uint n_waiters;
 };
 
 enum http_state { HTTP_RECEIVING, HTTP_WORKING, HTTP_ANSWERED };
@@ -51,6 +52,9 @@ struct http_request {
     int too_large;
     cJSON *body;
     struct host_call call;
+    int waits;                        /* has a place in lane WAIT */
+    http_handler then;                /* goes on there; null: nothing does */
+    char note[HTTP_NOTE];
     struct { const char *name; char *value; } headers[HTTP_HEADERS];
     size_t n_headers;
 

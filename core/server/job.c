@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEARTBEAT_MS = 15000 };
+enum { HEARTBEAT_MS = 15000, LOOK_MS = 500 };
 
 void job_ended(void *ctx, const struct feedback_timing *t)
 {
@@ -144,8 +144,13 @@ void job_list(void *ctx, struct http_request *r)
     http_answer(r, 200, o);
 }
 
+struct job_stream {
+    struct buf last;  /* event that was sent */
+    int64_t heard_ns; /* when something was */
+};
+
 /* 1: that was the last one, or nobody hears it. */
-static int job_event(struct http_request *r, struct jobs *jobs, struct buf *last)
+static int job_event(struct http_request *r, struct jobs *jobs, struct job_stream *s)
 {
     struct claas_error err = ERR_INIT;
     struct jobs_view v;
@@ -157,11 +162,12 @@ static int job_event(struct http_request *r, struct jobs *jobs, struct buf *last
     char *text = body ? json_print(body) : NULL;
     int end = v.job->ended_ns > 0;
     int gone = text == NULL;
-    if (text && strcmp(text, buf_str(last)) != 0) {
-        buf_cut(last, 0);
-        buf_adds(last, text);
+    if (text && strcmp(text, buf_str(&s->last)) != 0) {
+        buf_cut(&s->last, 0);
+        buf_adds(&s->last, text);
         buf_addf(&event, "event: %s\ndata: %s\n\n", end ? "end" : "state", text);
         gone = event.failed || http_stream_write(r, event.data, event.len);
+        s->heard_ns = clock_mono_ns();
     }
     cJSON_Delete(body);
     free(text);
@@ -170,13 +176,37 @@ static int job_event(struct http_request *r, struct jobs *jobs, struct buf *last
     return gone || end;
 }
 
-void job_watch(void *ctx, struct http_request *r)
+/* 1: nobody hears it. */
+static int job_beat(struct http_request *r, struct job_stream *s, uint32_t every_ms)
 {
     static const char beat[] = ": still there\n\n";
+    int64_t now = clock_mono_ns();
+    if (now - s->heard_ns < every_ms * INT64_C(1000000)) {
+        return http_gone(r);
+    }
+    s->heard_ns = now;
+    return http_stream_write(r, beat, sizeof beat - 1);
+}
+
+static void job_follow(void *ctx, struct http_request *r)
+{
+    struct app *app = ctx;
+    struct jobs *jobs = atomic_load(&app->jobs);
+    struct job_stream s = { .last = BUF_INIT };
+    uint32_t every_ms = app->heartbeat_ms ? app->heartbeat_ms : HEARTBEAT_MS;
+    uint64_t seen = 0;
+    if (http_stream_begin(r) == 0) {
+        while (!job_event(r, jobs, &s) && jobs_watch(jobs, &seen, LOOK_MS) && !job_beat(r, &s, every_ms)) {
+        }
+        http_stream_end(r);
+    }
+    buf_clear(&s.last);
+}
+
+void job_watch(void *ctx, struct http_request *r)
+{
     struct claas_error err = ERR_INIT;
     struct jobs_view v;
-    struct buf last = BUF_INIT;
-    uint64_t seen = 0;
     struct jobs *jobs = app_jobs(ctx, r);
     if (!jobs) {
         return;
@@ -186,22 +216,11 @@ void job_watch(void *ctx, struct http_request *r)
         return;
     }
     jobs_view_clear(&v);
-    if (http_stream_begin(r) == 0) {
-        int64_t heard = clock_mono_ns();
-        size_t was = 0;
-        while (!job_event(r, jobs, &last) && jobs_watch(jobs, &seen, HEARTBEAT_MS)) {
-            int64_t now = clock_mono_ns();
-            if (last.len == was && now - heard >= HEARTBEAT_MS * INT64_C(1000000)) {
-                if (http_stream_write(r, beat, sizeof beat - 1)) {
-                    break;
-                }
-                heard = now;
-            }
-            was = last.len;
-        }
-        http_stream_end(r);
+    if (http_wait_take(r, &err)) {
+        http_fail(r, &err);
+        return;
     }
-    buf_clear(&last);
+    http_wait_then(r, job_follow, "");
 }
 
 void job_cancel(void *ctx, struct http_request *r)

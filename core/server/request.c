@@ -103,6 +103,33 @@ int http_gone(struct http_request *r)
     return gone;
 }
 
+int http_wait_take(struct http_request *r, struct claas_error *err)
+{
+    struct http *h = r->http;
+    if (atomic_fetch_add(&h->n_waiters, 1) < h->o.waiters) {
+        r->waits = 1;
+        return 0;
+    }
+    (void)atomic_fetch_sub(&h->n_waiters, 1);
+    int rc = err_set(err, CLAAS_ERR_EXHAUSTED, "",
+                     "%u requests wait for jobs already, which is the limit: come back later, or send 'Prefer: respond-async'"
+                     " and ask for the job",
+                     h->o.waiters);
+    err->retry_after_ms = 5000;
+    return rc;
+}
+
+void http_wait_then(struct http_request *r, http_handler then, const char *note)
+{
+    (void)snprintf(r->note, sizeof r->note, "%s", note);
+    r->then = then;
+}
+
+const char *http_note(const struct http_request *r)
+{
+    return r->note;
+}
+
 /* Body of a refused content: the list form that validation of the Python system gave. */
 static void request_refuse_json(struct http_request *r, const char *why)
 {

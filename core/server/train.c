@@ -139,15 +139,16 @@ static void feedback_refused(struct app *app, struct http_request *r, const stru
 }
 
 /* The caller who waits is answered as if there were no job. */
-static void feedback_wait(struct app *app, struct http_request *r, struct jobs *jobs, const char *id, int may_drop)
+static void feedback_wait(struct app *app, struct http_request *r, int may_drop)
 {
     struct claas_error err = ERR_INIT;
     struct jobs_view v;
+    struct jobs *jobs = atomic_load(&app->jobs);
+    const char *id = http_note(r);
     int rc = jobs_wait(jobs, id, may_drop, feedback_is_gone, r, &err);
     if (rc == 0) {
         rc = jobs_look(jobs, id, NULL, &v, &err);
     }
-    (void)app;
     if (rc) {
         http_fail(r, &err);
         return;
@@ -160,6 +161,17 @@ static void feedback_wait(struct app *app, struct http_request *r, struct jobs *
         http_answer(r, 200, v.job->result_json ? app_parsed(v.job->result_json) : NULL);
     }
     jobs_view_clear(&v);
+}
+
+static void feedback_wait_first(void *app, struct http_request *r)
+{
+    feedback_wait(app, r, 1);
+}
+
+/* Somebody else knows of the job. */
+static void feedback_wait_again(void *app, struct http_request *r)
+{
+    feedback_wait(app, r, 0);
 }
 
 static void feedback_submit(struct app *app, struct http_request *r, struct jobs *jobs, struct feedback_request *q)
@@ -175,6 +187,9 @@ static void feedback_submit(struct app *app, struct http_request *r, struct jobs
     int rc = bad ? err_set(&err, CLAAS_ERR_INVALID, "Idempotency-Key",
                            "the Idempotency-Key must be 1 to 200 visible characters of ASCII")
                  : feedback_digest(http_body(r), &s.body, &err);
+    if (rc == 0 && !s.acknowledged) {
+        rc = http_wait_take(r, &err);
+    }
     if (rc == 0) {
         rc = jobs_submit(jobs, &s, id, &repeated, &err);
     }
@@ -183,7 +198,7 @@ static void feedback_submit(struct app *app, struct http_request *r, struct jobs
     } else if (s.acknowledged) {
         job_accepted(app, r, jobs, id);
     } else {
-        feedback_wait(app, r, jobs, id, !repeated);
+        http_wait_then(r, repeated ? feedback_wait_again : feedback_wait_first, id);
     }
 }
 

@@ -84,6 +84,7 @@ static void setup(void)
     open_rooms();
     const struct http_options options = { .host = "127.0.0.1",
                                           .connections = 16,
+                                          .waiters = 2,
                                           .idle_ms = 10000,
                                           .body_bytes = BODY_MAX,
                                           .routes = app_routes,
@@ -135,18 +136,28 @@ static int send_request(const char *method, const char *path, const char *type, 
     return fd;
 }
 
-static int ask(const char *method, const char *path, const char *type, const char *body, size_t n)
+/* All that comes, and closes the socket. */
+static void hear(int fd)
 {
     char piece[4096];
-    int fd = send_request(method, path, type, body, n);
     buf_clear(&heard);
     for (ssize_t got; (got = read(fd, piece, sizeof piece)) > 0;) {
         buf_add(&heard, piece, (size_t)got);
     }
     (void)close(fd);
+}
+
+static int ask_hear(int fd)
+{
     int status = 0;
+    hear(fd);
     ck_assert_int_eq(sscanf(buf_str(&heard), "HTTP/1.%*d %d", &status), 1);
     return status;
+}
+
+static int ask(const char *method, const char *path, const char *type, const char *body, size_t n)
+{
+    return ask_hear(send_request(method, path, type, body, n));
 }
 
 static cJSON *answered(void)
@@ -1116,6 +1127,143 @@ START_TEST(the_audit_tells_who_made_a_version)
 }
 END_TEST
 
+static int post_open(const char *body)
+{
+    return send_request("POST", "/v1/feedback", "application/json", body, strlen(body));
+}
+
+/* The path of the newest job, once there are so many. */
+static void newest_job(int n, char path[96])
+{
+    for (int i = 0; i < 500; i++) {
+        cJSON *o = get_ok("/v1/jobs");
+        const cJSON *list = json_get(o, "jobs");
+        int enough = cJSON_GetArraySize(list) >= n;
+        if (enough) {
+            (void)snprintf(path, 96, "/v1/jobs/%s", text_at(cJSON_GetArrayItem(list, 0), "id"));
+        }
+        cJSON_Delete(o);
+        if (enough) {
+            return;
+        }
+        (void)usleep(20000);
+    }
+    ck_abort_msg("there are not %d jobs", n);
+}
+
+static int events_open(const char *job)
+{
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/events", job);
+    return send_request("GET", path, NULL, "", 0);
+}
+
+/* A place among those that wait is given back behind the answer: so this is tried again for a while. */
+static int post_when_there_is_a_place(const char *body)
+{
+    int status = 429;
+    for (int i = 0; i < 250 && status == 429; i++) {
+        status = post("/v1/feedback", body);
+        (void)usleep(status == 429 ? 20000 : 0);
+    }
+    return status;
+}
+
+static void go_on(void)
+{
+    toy.train_gate = 0;
+    toy_open_gate();
+}
+
+START_TEST(who_finds_no_place_to_wait_is_told_before_anything_is_journalled)
+{
+    char body[512];
+    char running[96];
+    char later[96];
+    char first[16];
+    create("x");
+    remark("x", "be Kuro", body, sizeof body);
+    toy.train_gate = 1;
+    int waits = post_open(body);
+    toy_wait_at(&toy.at_train_gate, 1);
+    newest_job(1, running);
+    int follows = events_open(running);
+    ck_assert_int_gt(read(follows, first, 1), 0); /* it has begun */
+    ck_assert_int_eq(post("/v1/feedback", body), 429);
+    ck_assert_ptr_nonnull(strcasestr(buf_str(&heard), "retry-after: "));
+    ck_assert_ptr_nonnull(strstr(answer_body(), "respond-async"));
+    ck_assert_int_eq(ask_hear(events_open(running)), 429);
+    cJSON *o = get_ok("/v1/jobs");
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "jobs")), 1);
+    cJSON_Delete(o);
+    submit(body, later); /* who does not wait needs no place */
+    go_on();
+    ck_assert_int_eq(ask_hear(waits), 200);
+    hear(follows);
+    ck_assert_ptr_nonnull(strstr(buf_str(&heard), "event: end\n"));
+    cJSON_Delete(job_when(later, "done"));
+    ck_assert_int_eq(post_when_there_is_a_place(body), 200);
+}
+END_TEST
+
+START_TEST(who_hangs_up_leaves_his_job_and_his_place)
+{
+    char body[512];
+    char running[96];
+    char waiting[96];
+    int status = 429;
+    create("x");
+    remark("x", "be Kuro", body, sizeof body);
+    toy.train_gate = 1;
+    int one = post_open(body);
+    toy_wait_at(&toy.at_train_gate, 1);
+    newest_job(1, running);
+    int two = post_open(body);
+    newest_job(2, waiting);
+    ck_assert_int_eq(post("/v1/feedback", body), 429);
+    (void)close(one);
+    (void)close(two);
+    /* A third step waits for its turn and then gives up: before that it needs a place. */
+    ck_assert_int_eq(post_when_there_is_a_place(body), 409);
+    go_on();
+    cJSON *o = job_when(waiting, "done");
+    ck_assert(number_at(o, "version") == 3); /* both steps were made, each once */
+    cJSON_Delete(o);
+    status = post_when_there_is_a_place(body);
+    ck_assert_int_eq(status, 200);
+}
+END_TEST
+
+START_TEST(a_stream_of_events_shows_life_where_nothing_changes)
+{
+    char body[512];
+    char path[96];
+    char piece[4096];
+    struct buf all = BUF_INIT;
+    int beats = 0;
+    create("x");
+    remark("x", "be Kuro", body, sizeof body);
+    app.heartbeat_ms = 100;
+    toy.train_gate = 1;
+    submit(body, path);
+    toy_wait_at(&toy.at_train_gate, 1);
+    int follows = events_open(path);
+    for (ssize_t got; (got = read(follows, piece, sizeof piece)) > 0;) {
+        buf_add(&all, piece, (size_t)got);
+        beats += memmem(piece, (size_t)got, ": still there\n\n", 15) != NULL;
+        if (beats == 2) {
+            go_on();
+        }
+    }
+    (void)close(follows);
+    app.heartbeat_ms = 0;
+    ck_assert_int_ge(beats, 2);
+    ck_assert_ptr_nonnull(strstr(buf_str(&all), "\"state\":\"running\""));
+    ck_assert_ptr_nonnull(strstr(buf_str(&all), "event: end\n"));
+    buf_clear(&all);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("server");
@@ -1147,6 +1295,9 @@ static Suite *suite(void)
     tcase_add_test(t, a_job_is_accepted_and_told_to_its_end);
     tcase_add_test(t, a_repeat_has_the_answer_of_the_first);
     tcase_add_test(t, the_audit_tells_who_made_a_version);
+    tcase_add_test(t, who_finds_no_place_to_wait_is_told_before_anything_is_journalled);
+    tcase_add_test(t, who_hangs_up_leaves_his_job_and_his_place);
+    tcase_add_test(t, a_stream_of_events_shows_life_where_nothing_changes);
     tcase_add_test(t, the_queue_is_bounded_and_jobs_can_be_cancelled);
     tcase_add_test(t, a_damaged_alias_does_not_hide_the_others);
     suite_add_tcase(s, t);
