@@ -181,7 +181,10 @@ static int engine_train(void *ctx, const struct claas_train *train, struct claas
     if (rc) {
         return rc;
     }
-    pthread_mutex_lock(&self->training);
+    rc = instance_step_begin(self, call, err);
+    if (rc) {
+        return rc;
+    }
     const struct warm_adapter *made = warm_find_key(self->warm, &train->key);
     if (made) {
         rc = repeat(self, made, out, err);
@@ -191,7 +194,7 @@ static int engine_train(void *ctx, const struct claas_train *train, struct claas
     }
     warm_release(self->warm, made);
     warm_release(self->warm, from);
-    pthread_mutex_unlock(&self->training);
+    instance_step_end(self);
     return rc;
 }
 

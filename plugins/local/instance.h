@@ -47,6 +47,10 @@ void instance_reading_clear(struct instance *self);
 int instance_adapter(struct instance *self, const struct claas_version *version, int for_training,
                      const struct claas_call *call, const struct warm_adapter **out, struct claas_error *err);
 
+/* Around a step. CANCELLED when the call has no time left while another step goes on: then there is nothing to end. */
+int instance_step_begin(struct instance *self, const struct claas_call *call, struct claas_error *err);
+void instance_step_end(struct instance *self);
+
 /* INVALID, with both numbers, when n tokens of `what` do not fit. */
 int instance_check_room(const struct instance *self, size_t n, const char *what, struct claas_error *err);
 
