@@ -389,6 +389,30 @@ int jobs_cancel(struct jobs *j, const char *id, const char *owner, struct claas_
     return rc;
 }
 
+/* A worker has it, or had it: whether it was committed is not known before its end. */
+static int is_begun(void *ctx, const char *id)
+{
+    const struct job *job = jobs_find(ctx, id);
+    return job != NULL && (job->running || job->attempts > 0 || job->tries > 0);
+}
+
+int jobs_forget(struct jobs *j, const struct state_forget *what, struct state_forgotten *out, struct claas_error *err)
+{
+    struct state_forget w = *what;
+    w.runs = is_begun;
+    w.ctx = j;
+    (void)pthread_mutex_lock(&j->mutex); /* so that no worker takes one meanwhile */
+    int rc = state_forget(j->options.state, &w, out, err);
+    for (size_t i = 0; rc == 0 && i < out->n_cancelled; i++) {
+        struct job *job = jobs_find(j, out->cancelled[i]);
+        if (job != NULL) { /* else it was accepted just now: the worker that gets it sees that it has ended */
+            jobs_remove(j, job);
+        }
+    }
+    (void)pthread_mutex_unlock(&j->mutex);
+    return rc;
+}
+
 int jobs_look(struct jobs *j, const char *id, const char *owner, struct jobs_view *out, struct claas_error *err)
 {
     struct jobs_view v = { .done = 0 };

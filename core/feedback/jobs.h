@@ -52,6 +52,9 @@ int jobs_wait(struct jobs *j, const char *id, int may_drop, int (*gone)(void *ct
 /* Waiting ones at once, running ones before their commit. CONFLICT: too late. */
 int jobs_cancel(struct jobs *j, const char *id, const char *owner, struct claas_error *err);
 
+/* state_forget, and the jobs that waited for what is gone are out of the queue. CONFLICT: one of them runs. */
+int jobs_forget(struct jobs *j, const struct state_forget *what, struct state_forgotten *out, struct claas_error *err);
+
 struct jobs_view { /* clear with jobs_view_clear */
     struct state_job *job;
     const char *state, *phase; /* as of now, which may be ahead of the journal */

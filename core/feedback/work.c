@@ -292,7 +292,10 @@ static void job_work(struct jobs *j, struct job *job)
     struct claas_error err = ERR_INIT;
     int later = 0;
     int rc = state_job_get(j->options.state, job->id, NULL, &w.row, &err);
-    if (rc == 0) {
+    if (rc == 0 && w.row->ended_ns > 0) { /* cancelled between the journal and the queue */
+        w.ended = 1;
+        w.failed = 1;
+    } else if (rc == 0) {
         rc = json_parse(w.row->request_json, strlen(w.row->request_json), "the journal", &w.request, &err);
         if (rc != 0) {
             end_failed(&w, w.row->phase, &err, NULL);

@@ -136,19 +136,58 @@ void rollout_show(void *ctx, struct http_request *r)
     state_rollout_free(s);
 }
 
-void rollout_delete(void *ctx, struct http_request *r)
+/* ---- forgetting ------------------------------------------------------------------------------------------------------------ */
+
+static cJSON *forgotten_trained(const struct state_trained *t)
 {
-    struct app *app = ctx;
+    cJSON *o = cJSON_CreateObject();
+    if (app_put(o, "adapter", cJSON_CreateString(t->adapter)) || app_put(o, "version", app_number(t->version)) ||
+        app_put(o, "feedback", cJSON_CreateString(t->feedback))) {
+        cJSON_Delete(o);
+        return NULL;
+    }
+    return o;
+}
+
+static cJSON *forgotten_body(const struct state_forgotten *f)
+{
+    cJSON *o = cJSON_CreateObject();
+    cJSON *jobs = cJSON_CreateArray();
+    cJSON *versions = cJSON_CreateArray();
+    int failed = 0;
+    for (size_t i = 0; i < f->n_cancelled && !failed; i++) {
+        failed = app_push(jobs, cJSON_CreateString(f->cancelled[i]));
+    }
+    for (size_t i = 0; i < f->n_trained && !failed; i++) {
+        failed = app_push(versions, forgotten_trained(&f->trained[i]));
+    }
+    failed |= app_put(o, "deleted", cJSON_CreateBool(f->rollouts + f->feedback > 0)) |
+              app_put(o, "rollouts", app_number(f->rollouts)) | app_put(o, "feedback_records", app_number(f->feedback));
+    failed |= app_put(o, "jobs_cancelled", jobs) | app_put(o, "versions_trained", versions);
+    failed |= app_put(o, "more_versions", cJSON_CreateBool(f->more));
+    if (failed) {
+        cJSON_Delete(o);
+        return NULL;
+    }
+    return o;
+}
+
+static void rollout_forget(struct app *app, struct http_request *r, const struct state_forget *what)
+{
     struct claas_error err = ERR_INIT;
-    int rc = state_rollout_delete(app->state, http_path_id(r), NULL, &err);
-    if (rc && rc != CLAAS_ERR_NOT_FOUND) {
+    struct state_forgotten f;
+    struct jobs *jobs = atomic_load(&app->jobs); /* without them nothing runs */
+    int rc = jobs ? jobs_forget(jobs, what, &f, &err) : state_forget(app->state, what, &f, &err);
+    if (rc) {
         http_fail(r, &err);
         return;
     }
-    cJSON *o = cJSON_CreateObject();
-    if (app_put(o, "deleted", cJSON_CreateBool(rc == 0))) {
-        cJSON_Delete(o);
-        o = NULL;
-    }
-    http_answer(r, 200, o);
+    http_answer(r, 200, forgotten_body(&f));
+    state_forgotten_clear(&f);
+}
+
+void rollout_delete(void *app, struct http_request *r)
+{
+    const struct state_forget what = { .id = http_path_id(r) };
+    rollout_forget(app, r, &what);
 }

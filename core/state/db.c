@@ -211,7 +211,8 @@ static int connect_to(struct state *s, const char *path, int create, struct claa
     }
     (void)sqlite3_busy_timeout(s->db, BUSY_MS);
     (void)sqlite3_db_config(s->db, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
-    return db_exec(s, "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+    /* How free pages are given back is chosen before the first page is written, which WAL does. */
+    return db_exec(s, "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
                       "PRAGMA trusted_schema = OFF; PRAGMA secure_delete = ON",
                    "open", err);
 }
@@ -331,24 +332,25 @@ static int tag_read(struct state *s, struct claas_error *err)
     return rc;
 }
 
-/* What the last process left: requests it did not finish, records over bounds that have become narrower. */
-static int tidy(struct state *s, struct claas_error *err)
+/* What the last process left: requests it did not finish. */
+static int interrupted_mark(struct state *s, struct claas_error *err)
 {
+    return db_run(s, "tidy", err,
+                  "UPDATE feedback SET status = 'interrupted', error = 'the daemon ended before the request did',"
+                  " error_code = ? WHERE status = 'running' AND id NOT IN (SELECT id FROM jobs WHERE ended_ns = 0)",
+                  "i", (int64_t)CLAAS_ERR_INTERNAL);
+}
+
+/* All that is over a bound, in one transaction. */
+static int prune_all(struct state *s, struct claas_error *err)
+{
+    struct counts before = s->n;
     int64_t now = clock_real_ns();
-    int rc = rollouts_recount(s, err);
-    if (rc == 0) {
-        rc = db_begin(s, "tidy", err);
-    }
+    int rc = db_begin(s, "tidy", err);
     if (rc != 0) {
         return rc;
     }
-    rc = db_run(s, "tidy", err,
-                "UPDATE feedback SET status = 'interrupted', error = 'the daemon ended before the request did',"
-                " error_code = ? WHERE status = 'running' AND id NOT IN (SELECT id FROM jobs WHERE ended_ns = 0)",
-                "i", (int64_t)CLAAS_ERR_INTERNAL);
-    if (rc == 0) {
-        rc = jobs_prune(s, now, err);
-    }
+    rc = jobs_prune(s, now, err);
     if (rc == 0) {
         rc = audit_prune(s, now, err);
     }
@@ -358,7 +360,67 @@ static int tidy(struct state *s, struct claas_error *err)
     if (rc == 0) {
         rc = rollouts_prune(s, now, err);
     }
-    return db_end(s, rc, "tidy", err);
+    rc = db_end(s, rc, "tidy", err);
+    if (rc != 0) {
+        s->n = before;
+    }
+    return rc;
+}
+
+/* Databases from before free pages were given back are rewritten once. One that cannot be works on as it is. */
+static void vacuum_choose(struct state *s)
+{
+    struct claas_error err = ERR_INIT;
+    int64_t mode = 0;
+    int rc = db_number(s, "read", 0, &mode, &err, "PRAGMA auto_vacuum", "");
+    if (rc == 0 && mode == 0) {
+        log_line(LOG_INFO, "state", "'%s' is rewritten once, so that space of what is deleted goes back", s->path);
+        rc = db_exec(s, "PRAGMA auto_vacuum = INCREMENTAL; VACUUM", "rewrite", &err);
+    }
+    if (rc != 0) {
+        log_line(LOG_WARNING, "state", "space of what is deleted does not go back: %s", err.message);
+    }
+}
+
+/* Some free pages to the file system; *left: those that remain. */
+static int shrink(struct state *s, int64_t *left, struct claas_error *err)
+{
+    (void)pthread_mutex_lock(&s->mutex);
+    int rc = db_exec(s, "PRAGMA incremental_vacuum(1000)", "shrink", err);
+    if (rc == 0) {
+        rc = db_number(s, "shrink", 0, left, err, "PRAGMA freelist_count", "");
+    }
+    (void)pthread_mutex_unlock(&s->mutex);
+    return rc;
+}
+
+int db_give_back(struct state *s, struct claas_error *err)
+{
+    int64_t left = INT64_MAX;
+    int64_t before = 0;
+    int64_t busy = 0;
+    int rc = 0;
+    do { /* in pieces, so that answers can be recorded between them */
+        before = left;
+        rc = shrink(s, &left, err);
+    } while (rc == 0 && left > 0 && left < before);
+    if (rc != 0) {
+        return rc;
+    }
+    (void)pthread_mutex_lock(&s->mutex);
+    rc = db_number(s, "shrink", 0, &busy, err, "PRAGMA wal_checkpoint(TRUNCATE)", "");
+    (void)pthread_mutex_unlock(&s->mutex);
+    return rc == 0 && busy ? err_set(err, CLAAS_ERR_UNAVAILABLE, "state_dir",
+                                     "cannot empty the journal of '%s': another program reads it", s->path)
+                           : rc;
+}
+
+int state_tidy(struct state *s, struct claas_error *err)
+{
+    (void)pthread_mutex_lock(&s->mutex);
+    int rc = prune_all(s, err);
+    (void)pthread_mutex_unlock(&s->mutex);
+    return rc == 0 ? db_give_back(s, err) : rc;
 }
 
 static int open_existing(struct state *s, const struct stat *st, struct claas_error *err)
@@ -377,7 +439,19 @@ static int open_existing(struct state *s, const struct stat *st, struct claas_er
     if (rc == 0) {
         rc = tag_read(s, err);
     }
-    return rc == 0 ? tidy(s, err) : rc;
+    if (rc == 0) {
+        rc = rows_recount(s, err);
+    }
+    if (rc == 0) {
+        rc = interrupted_mark(s, err);
+    }
+    if (rc == 0) {
+        rc = prune_all(s, err);
+    }
+    if (rc == 0) {
+        vacuum_choose(s);
+    }
+    return rc;
 }
 
 static int open_in(struct state *s, const char *dir, struct claas_error *err)

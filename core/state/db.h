@@ -8,6 +8,12 @@
 #include <pthread.h>
 #include <sqlite3.h>
 
+struct counts { /* rows, so that nobody has to count a million of them; as before when a transaction fails */
+    uint64_t unrated;        /* rollouts under the count bound */
+    uint64_t rated;          /* rollouts that feedback records name */
+    uint64_t feedback;
+};
+
 struct state {
     pthread_mutex_t mutex;   /* guards the connection: one statement runs at a time */
     sqlite3 *db;
@@ -15,7 +21,7 @@ struct state {
     int lock_fd;
     char tag[5];             /* of this host, in completion ids */
     struct state_options options;
-    uint64_t n_unrated;      /* rollouts under the count bound; under the mutex */
+    struct counts n;         /* under the mutex */
 };
 
 /* An SQLite failure as an error: what could not be done, to this database, why. */
@@ -35,6 +41,10 @@ int db_run(struct state *s, const char *doing, struct claas_error *err, const ch
 /* One number; `otherwise` when there is no row. */
 int db_number(struct state *s, const char *doing, int64_t otherwise, int64_t *out, struct claas_error *err,
               const char *sql, const char *format, ...);
+
+/* Free pages go back to the file system, and the journal, in which deleted texts stand, is emptied. Without the
+ * mutex. */
+int db_give_back(struct state *s, struct claas_error *err);
 
 /* The transaction: BEGIN IMMEDIATE; end commits when rc is 0, else rolls back and keeps the error. */
 int db_begin(struct state *s, const char *doing, struct claas_error *err);
@@ -58,10 +68,12 @@ int audit_prune(struct state *s, int64_t now_ns, struct claas_error *err);
 /* Under the mutex, inside a transaction: one more row; a record with its rollouts, its end, its removal. */
 int audit_write(struct state *s, const struct state_audit *a, struct claas_error *err);
 int feedback_write(struct state *s, const struct state_feedback *f, struct claas_error *err);
+/* Under the mutex, inside a transaction: job, record and audit tell the end. */
+int job_end(struct state *s, const struct state_job_end *e, struct claas_error *err);
 int feedback_end(struct state *s, const struct state_job_end *e, struct claas_error *err);
 int feedback_drop(struct state *s, const char *id, struct claas_error *err);
-/* Under the mutex: counts the unrated rollouts. */
-int rollouts_recount(struct state *s, struct claas_error *err);
+/* Under the mutex: counts the rows. */
+int rows_recount(struct state *s, struct claas_error *err);
 
 /* Records as one heap block: first measured, then filled. Start from all zeros. */
 struct block {

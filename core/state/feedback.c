@@ -17,25 +17,47 @@
 enum { C_ID, C_OWNER, C_ADAPTER, C_STATUS, C_PHASE, C_TIME, C_FROM, C_TO, C_ITEMS, C_SETTINGS, C_METRICS, C_TIMING,
        C_CODE, C_ERROR, C_SEQ };
 
-/* The rollouts that record `seq` names are rated once less, or once more. */
+/* The rollouts that record `seq` names are rated once less (by -1), or once more (by 1). */
 static int rate(struct state *s, int64_t seq, int64_t by, struct claas_error *err)
 {
-    return db_run(s, "write to", err,
-                  "UPDATE rollouts SET rated = max(0, rated + ?1) WHERE id IN"
-                  " (SELECT rollout FROM feedback_rollouts WHERE feedback = ?2)",
-                  "ii", by, seq);
+    int64_t moved = 0; /* from unrated to rated, or back */
+    int rc = db_number(s, "count", 0, &moved, err,
+                       "SELECT count(*) FROM rollouts WHERE rated = ?1 AND id IN"
+                       " (SELECT rollout FROM feedback_rollouts WHERE feedback = ?2)",
+                       "ii", by > 0 ? (int64_t)0 : (int64_t)1, seq);
+    if (rc == 0) {
+        rc = db_run(s, "write to", err,
+                    "UPDATE rollouts SET rated = max(0, rated + ?1) WHERE id IN"
+                    " (SELECT rollout FROM feedback_rollouts WHERE feedback = ?2)",
+                    "ii", by, seq);
+    }
+    if (rc == 0) {
+        s->n.unrated -= (uint64_t)(by * moved);
+        s->n.rated += (uint64_t)(by * moved);
+    }
+    return rc;
 }
 
-static int drop_where(struct state *s, const char *sql, int64_t value, struct claas_error *err)
+static int drop(struct state *s, int64_t seq, struct claas_error *err)
+{
+    int rc = rate(s, seq, -1, err);
+    if (rc == 0) {
+        rc = db_run(s, "prune", err, "DELETE FROM feedback WHERE seq = ?", "i", seq);
+    }
+    if (rc == 0) {
+        s->n.feedback--;
+    }
+    return rc;
+}
+
+/* Up to `n` records, as `sql` finds them one by one. */
+static int drop_where(struct state *s, uint64_t n, const char *sql, int64_t value, struct claas_error *err)
 {
     int rc = 0;
-    for (int64_t seq = 1; rc == 0 && seq != 0;) {
+    for (int64_t seq = 1; rc == 0 && seq != 0 && n > 0; n--) {
         rc = db_number(s, "prune", 0, &seq, err, sql, "i", value);
         if (rc == 0 && seq != 0) {
-            rc = rate(s, seq, -1, err);
-        }
-        if (rc == 0 && seq != 0) {
-            rc = db_run(s, "prune", err, "DELETE FROM feedback WHERE seq = ?", "i", seq);
+            rc = drop(s, seq, err);
         }
     }
     return rc;
@@ -45,15 +67,15 @@ int feedback_prune(struct state *s, int64_t now_ns, struct claas_error *err)
 {
     int rc = 0;
     if (s->options.feedback_age_ns > 0) {
-        rc = drop_where(s, "SELECT seq FROM feedback WHERE time_ns < ? AND status <> 'running' ORDER BY seq LIMIT 1",
+        rc = drop_where(s, UINT64_MAX,
+                        "SELECT seq FROM feedback WHERE time_ns < ? AND status <> 'running' ORDER BY time_ns LIMIT 1",
                         now_ns - s->options.feedback_age_ns, err);
     }
-    if (rc == 0) {
-        rc = drop_where(s, "SELECT seq FROM feedback WHERE status <> 'running' AND (SELECT count(*) FROM feedback) > ?"
-                           " ORDER BY seq LIMIT 1",
-                        s->options.feedback_max > INT64_MAX ? INT64_MAX : (int64_t)s->options.feedback_max, err);
+    if (rc == 0 && s->n.feedback > s->options.feedback_max) {
+        rc = drop_where(s, s->n.feedback - s->options.feedback_max,
+                        "SELECT seq FROM feedback WHERE seq > ? AND status <> 'running' ORDER BY seq LIMIT 1", 0, err);
     }
-    return rc == 0 ? rollouts_recount(s, err) : rc;
+    return rc;
 }
 
 static int names_write(struct state *s, int64_t seq, const struct state_feedback *f, struct claas_error *err)
@@ -73,7 +95,13 @@ static int names_write(struct state *s, int64_t seq, const struct state_feedback
 int feedback_write(struct state *s, const struct state_feedback *f, struct claas_error *err)
 {
     int64_t seq = 0;
-    int rc = db_run(s, "write to", err,
+    int64_t was = 0;
+    int rc = db_number(s, "read", 0, &was, err, "SELECT count(*) FROM feedback WHERE id = ?", "t", f->id);
+    if (rc != 0) {
+        return rc;
+    }
+    s->n.feedback += was == 0;
+    rc = db_run(s, "write to", err,
                     "INSERT INTO feedback (id, owner, adapter, status, phase, time_ns, version_from, version_to, items,"
                     " settings, metrics, timing, error_code, error) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
                     " ON CONFLICT (id) DO UPDATE SET adapter = excluded.adapter, status = excluded.status,"
@@ -105,25 +133,19 @@ int feedback_drop(struct state *s, const char *id, struct claas_error *err)
 {
     int64_t seq = 0;
     int rc = db_number(s, "write to", 0, &seq, err, "SELECT seq FROM feedback WHERE id = ?", "t", id);
-    if (rc == 0) {
-        rc = rate(s, seq, -1, err);
-    }
-    if (rc == 0) {
-        rc = db_run(s, "write to", err, "DELETE FROM feedback WHERE seq = ?", "i", seq);
-    }
-    return rc == 0 ? rollouts_recount(s, err) : rc;
+    return rc == 0 && seq != 0 ? drop(s, seq, err) : rc;
 }
 
 int state_feedback_put(struct state *s, const struct state_feedback *f, struct claas_error *err)
 {
     (void)pthread_mutex_lock(&s->mutex);
-    uint64_t before = s->n_unrated;
+    struct counts before = s->n;
     int rc = db_begin(s, "write to", err);
     if (rc == 0) {
         rc = db_end(s, feedback_write(s, f, err), "write to", err);
     }
     if (rc != 0) {
-        s->n_unrated = before;
+        s->n = before;
     }
     (void)pthread_mutex_unlock(&s->mutex);
     return rc;

@@ -37,6 +37,20 @@ static int key_is_free(struct state *s, const struct state_job *j, struct claas_
                                 : rc;
 }
 
+/* Between planning and journalling somebody may have deleted what the job is about. */
+static int rollouts_are_there(struct state *s, const struct state_feedback *f, struct claas_error *err)
+{
+    for (uint32_t i = 0; i < f->n_rollouts; i++) {
+        int64_t n = 0;
+        int rc = db_number(s, "read", 0, &n, err, "SELECT count(*) FROM rollouts WHERE id = ?", "t", f->rollouts[i]);
+        if (rc != 0 || n == 0) {
+            return rc != 0 ? rc : err_set(err, CLAAS_ERR_NOT_FOUND, "completion_id", "there is no completion '%s' any more",
+                                          f->rollouts[i]);
+        }
+    }
+    return 0;
+}
+
 static int add(struct state *s, const struct state_job *j, const struct state_feedback *f, struct claas_error *err)
 {
     int rc = key_is_free(s, j, err);
@@ -47,19 +61,22 @@ static int add(struct state *s, const struct state_job *j, const struct state_fe
                     "ttttttbui", j->id, j->owner, j->adapter, j->phase, j->request_json, j->key, &j->body,
                     sizeof j->body, j->log_from, j->accepted_ns);
     }
-    return rc == 0 ? feedback_write(s, f, err) : rc;
+    if (rc == 0) {
+        rc = feedback_write(s, f, err);
+    }
+    return rc == 0 ? rollouts_are_there(s, f, err) : rc;
 }
 
 int state_job_add(struct state *s, const struct state_job *j, const struct state_feedback *f, struct claas_error *err)
 {
     (void)pthread_mutex_lock(&s->mutex);
-    uint64_t before = s->n_unrated;
+    struct counts before = s->n;
     int rc = db_begin(s, "write to", err);
     if (rc == 0) {
         rc = db_end(s, add(s, j, f, err), "write to", err);
     }
     if (rc != 0) {
-        s->n_unrated = before;
+        s->n = before;
     }
     (void)pthread_mutex_unlock(&s->mutex);
     return rc;
@@ -83,13 +100,13 @@ static int drop(struct state *s, const char *id, struct claas_error *err)
 int state_job_drop(struct state *s, const char *id, struct claas_error *err)
 {
     (void)pthread_mutex_lock(&s->mutex);
-    uint64_t before = s->n_unrated;
+    struct counts before = s->n;
     int rc = db_begin(s, "write to", err);
     if (rc == 0) {
         rc = db_end(s, drop(s, id, err), "write to", err);
     }
     if (rc != 0) {
-        s->n_unrated = before;
+        s->n = before;
     }
     (void)pthread_mutex_unlock(&s->mutex);
     return rc;
@@ -129,7 +146,7 @@ static int audit_end(struct state *s, const struct state_job_end *e, int64_t now
                   "ituitt", now, action, e->version, (int64_t)e->error_code, e->error, e->id);
 }
 
-static int end(struct state *s, const struct state_job_end *e, struct claas_error *err)
+int job_end(struct state *s, const struct state_job_end *e, struct claas_error *err)
 {
     int64_t now = clock_real_ns();
     int rc = db_run(s, "write to", err,
@@ -160,7 +177,7 @@ int state_job_end(struct state *s, const struct state_job_end *e, struct claas_e
     (void)pthread_mutex_lock(&s->mutex);
     int rc = db_begin(s, "write to", err);
     if (rc == 0) {
-        rc = db_end(s, end(s, e, err), "write to", err);
+        rc = db_end(s, job_end(s, e, err), "write to", err);
     }
     (void)pthread_mutex_unlock(&s->mutex);
     return rc;

@@ -13,18 +13,26 @@
 
 #define COLUMNS \
     "id, kind, owner, model, adapter, version, serve, time_ns, hash, finish, end_tokens, n_prompt, n_response, rated," \
-    " sampler, text, visible, prompt"
+    " sampler, text, visible, prompt, end_user"
 
 enum { C_ID, C_KIND, C_OWNER, C_MODEL, C_ADAPTER, C_VERSION, C_SERVE, C_TIME, C_HASH, C_FINISH, C_END, C_N_PROMPT,
-       C_N_RESPONSE, C_RATED, C_SAMPLER, C_TEXT, C_VISIBLE, C_PROMPT, C_MESSAGES, C_PROMPT_IDS, C_RESPONSE_IDS,
+       C_N_RESPONSE, C_RATED, C_SAMPLER, C_TEXT, C_VISIBLE, C_PROMPT, C_USER, C_MESSAGES, C_PROMPT_IDS, C_RESPONSE_IDS,
        C_LOGPROBS };
 
-int rollouts_recount(struct state *s, struct claas_error *err)
+int rows_recount(struct state *s, struct claas_error *err)
 {
-    int64_t n = 0;
-    int rc = db_number(s, "count", 0, &n, err, "SELECT count(*) FROM rollouts WHERE rated = 0", "");
+    int64_t unrated = 0;
+    int64_t rated = 0;
+    int64_t feedback = 0;
+    int rc = db_number(s, "count", 0, &unrated, err, "SELECT count(*) FROM rollouts WHERE rated = 0", "");
     if (rc == 0) {
-        s->n_unrated = (uint64_t)n;
+        rc = db_number(s, "count", 0, &rated, err, "SELECT count(*) FROM rollouts WHERE rated > 0", "");
+    }
+    if (rc == 0) {
+        rc = db_number(s, "count", 0, &feedback, err, "SELECT count(*) FROM feedback", "");
+    }
+    if (rc == 0) {
+        s->n = (struct counts){ (uint64_t)unrated, (uint64_t)rated, (uint64_t)feedback };
     }
     return rc;
 }
@@ -36,15 +44,15 @@ int rollouts_prune(struct state *s, int64_t now_ns, struct claas_error *err)
     if (rc != 0) {
         return rc;
     }
-    s->n_unrated -= (uint64_t)sqlite3_changes64(s->db);
-    if (s->n_unrated <= s->options.rollouts_max) {
+    s->n.unrated -= (uint64_t)sqlite3_changes64(s->db);
+    if (s->n.unrated <= s->options.rollouts_max) {
         return 0;
     }
     rc = db_run(s, "prune", err,
                 "DELETE FROM rollouts WHERE seq IN (SELECT seq FROM rollouts WHERE rated = 0 ORDER BY seq LIMIT ?)",
-                "u", s->n_unrated - s->options.rollouts_max);
+                "u", s->n.unrated - s->options.rollouts_max);
     if (rc == 0) {
-        s->n_unrated -= (uint64_t)sqlite3_changes64(s->db);
+        s->n.unrated -= (uint64_t)sqlite3_changes64(s->db);
     }
     return rc;
 }
@@ -54,13 +62,14 @@ static int insert(struct state *s, const struct state_rollout *r, struct claas_e
     sqlite3_stmt *st = NULL;
     static const int32_t none;
     int rc = db_prepare(s, "INSERT INTO rollouts (" COLUMNS ", messages, prompt_ids, response_ids, logprobs) VALUES"
-                           " (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                           " (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                         "write to", &st, err);
     if (rc == 0) {
-        rc = db_bind(s, st, "write to", err, "tttttubibtiiiitttttbbb", r->id, r->kind, r->owner, r->model, r->adapter,
+        rc = db_bind(s, st, "write to", err, "tttttubibtiiiittttttbbb", r->id, r->kind, r->owner, r->model, r->adapter,
                      r->version, r->serve.b, sizeof r->serve.b, r->time_ns, r->hash.b, sizeof r->hash.b, r->finish,
                      (int64_t)r->end_tokens, (int64_t)r->n_prompt, (int64_t)r->n_response, (int64_t)0,
-                     r->sampler_json, r->text, r->visible, r->prompt, r->messages_json,
+                     r->sampler_json, r->text, r->visible, r->prompt, r->user == NULL ? "" : r->user,
+                     r->messages_json,
                      r->n_prompt == 0 ? &none : r->prompt_ids, (size_t)r->n_prompt * sizeof *r->prompt_ids,
                      r->n_response == 0 ? &none : r->response_ids, (size_t)r->n_response * sizeof *r->response_ids,
                      r->logprobs, (size_t)r->n_response * sizeof *r->logprobs);
@@ -78,18 +87,18 @@ static int insert(struct state *s, const struct state_rollout *r, struct claas_e
 int state_rollout_add(struct state *s, const struct state_rollout *r, struct claas_error *err)
 {
     (void)pthread_mutex_lock(&s->mutex);
-    uint64_t before = s->n_unrated;
+    struct counts before = s->n;
     int rc = db_begin(s, "write to", err);
     if (rc == 0) {
         rc = insert(s, r, err);
         if (rc == 0) {
-            s->n_unrated++;
+            s->n.unrated++;
             rc = rollouts_prune(s, clock_real_ns(), err);
         }
         rc = db_end(s, rc, "write to", err);
     }
     if (rc != 0) {
-        s->n_unrated = before;
+        s->n = before;
     }
     (void)pthread_mutex_unlock(&s->mutex);
     return rc;
@@ -132,6 +141,7 @@ static void fill(struct block *b, sqlite3_stmt *st, int whole, struct state_roll
     r->text = text_column(b, st, C_TEXT);
     r->visible = text_column(b, st, C_VISIBLE);
     r->prompt = block_text(b, st, C_PROMPT);
+    r->user = text_column(b, st, C_USER);
     if (whole) {
         size_t n;
         r->messages_json = block_text(b, st, C_MESSAGES);
@@ -270,7 +280,7 @@ static int page_read(struct state *s, sqlite3_stmt *st, uint32_t limit, struct s
             return rc;
         }
         page->n++;
-        last = (uint64_t)sqlite3_column_int64(st, C_PROMPT + 1);
+        last = (uint64_t)sqlite3_column_int64(st, C_USER + 1);
     }
 }
 
@@ -305,34 +315,11 @@ int state_rollout_list(struct state *s, const char *adapter, const char *owner, 
     return 0;
 }
 
-int state_rollout_delete(struct state *s, const char *id, const char *owner, struct claas_error *err)
-{
-    (void)pthread_mutex_lock(&s->mutex);
-    int rc = db_run(s, "delete from", err, "DELETE FROM rollouts WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)", "tt", id, owner);
-    if (rc == 0 && sqlite3_changes(s->db) == 0) {
-        rc = err_set(err, CLAAS_ERR_NOT_FOUND, "completion_id", "there is no completion '%s'", id);
-    }
-    if (rc == 0) {
-        rc = rollouts_recount(s, err);
-    }
-    (void)pthread_mutex_unlock(&s->mutex);
-    return rc;
-}
-
 int state_count(struct state *s, struct state_counts *out, struct claas_error *err)
 {
-    int64_t rated = 0;
-    int64_t feedback = 0;
+    (void)err;
     (void)pthread_mutex_lock(&s->mutex);
-    uint64_t unrated = s->n_unrated;
-    int rc = db_number(s, "count", 0, &rated, err, "SELECT count(*) FROM rollouts WHERE rated > 0", "");
-    if (rc == 0) {
-        rc = db_number(s, "count", 0, &feedback, err, "SELECT count(*) FROM feedback", "");
-    }
+    *out = (struct state_counts){ .rollouts = s->n.unrated + s->n.rated, .rated = s->n.rated, .feedback = s->n.feedback };
     (void)pthread_mutex_unlock(&s->mutex);
-    if (rc == 0) {
-        *out = (struct state_counts){ .rollouts = unrated + (uint64_t)rated, .rated = (uint64_t)rated,
-                                      .feedback = (uint64_t)feedback };
-    }
-    return rc;
+    return 0;
 }

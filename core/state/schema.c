@@ -55,6 +55,13 @@ static const char *const steps[] = {
     "CREATE INDEX audit_by_job ON audit (job) WHERE job <> '';"
     "CREATE TRIGGER audit_append_only BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only');"
     " END;",
+    /* 3: whose words they are, where a client says so; what retention and deletion look up. */
+    "ALTER TABLE rollouts ADD COLUMN end_user TEXT NOT NULL DEFAULT '';"
+    "CREATE INDEX rollouts_by_user ON rollouts (end_user) WHERE end_user <> '';"
+    "CREATE INDEX rollouts_by_owner ON rollouts (owner);"
+    "CREATE INDEX rollouts_rated ON rollouts (seq) WHERE rated > 0;"
+    "CREATE INDEX feedback_by_owner ON feedback (owner);"
+    "CREATE INDEX feedback_by_time ON feedback (time_ns);",
 };
 enum { N_STEPS = sizeof steps / sizeof steps[0] };
 

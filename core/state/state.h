@@ -46,6 +46,7 @@ struct state_rollout {
     const char *id;            /* completion id */
     const char *kind;          /* "chat" or "completion" */
     const char *owner;         /* "" */
+    const char *user;          /* end user, as the client said; null or "" = not said */
     const char *model;         /* as requested */
     const char *adapter;       /* as resolved, "" = the base */
     uint64_t version;          /* 0 = the base */
@@ -87,8 +88,43 @@ int state_rollout_list(struct state *s, const char *adapter, const char *owner, 
                        struct state_rollouts *out, struct claas_error *err);
 void state_rollouts_clear(struct state_rollouts *list);
 
-/* For good, also out of feedback records. NOT_FOUND if there is none. */
-int state_rollout_delete(struct state *s, const char *id, const char *owner, struct claas_error *err);
+/* ---- forgetting ------------------------------------------------------------------------------ */
+
+struct state_forget {   /* what is to be forgotten: of these, what is not null */
+    const char *id;     /* one rollout */
+    const char *user;   /* those of one end user */
+    const char *owner;  /* of this owner only; alone: all that he has, with his feedback records */
+    int (*runs)(void *ctx, const char *job); /* 1: a step is being made of it; called under the lock of this room; may be null */
+    void *ctx;
+};
+
+struct state_trained { /* a version that a record, now empty, made */
+    char *adapter;
+    uint64_t version;
+    char feedback[STATE_ID_CAP];
+};
+
+enum { STATE_TRAINED_MAX = 1000 };
+
+struct state_forgotten {
+    uint64_t rollouts;  /* deleted */
+    uint64_t feedback;  /* records whose texts are gone; the records stay, with the numbers of their step */
+    char (*cancelled)[STATE_ID_CAP]; /* jobs that waited to learn from them */
+    size_t n_cancelled;
+    struct state_trained *trained;   /* oldest first */
+    size_t n_trained;
+    int more;           /* there are more than STATE_TRAINED_MAX versions */
+};
+
+/* All of it or nothing, for good: rollouts, their texts in feedback records, jobs that wait for them. Pages are overwritten, the
+ * journal of the database is emptied, space goes back. Nothing found is no error. CONFLICT: a step is being made of it. Clear
+ * `out` with state_forgotten_clear. */
+int state_forget(struct state *s, const struct state_forget *what, struct state_forgotten *out, struct claas_error *err);
+void state_forgotten_clear(struct state_forgotten *f);
+
+/* What is over a bound goes, also when nothing is added, and space goes back. UNAVAILABLE: somebody reads the database; the
+ * next time will do. */
+int state_tidy(struct state *s, struct claas_error *err);
 
 /* ---- feedback records ------------------------------------------------------------------------ */
 

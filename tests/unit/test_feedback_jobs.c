@@ -116,6 +116,47 @@ START_TEST(a_step_that_fails_is_told_with_its_phase)
 }
 END_TEST
 
+/* What a user takes back is not learnt: jobs that wait are called off, one that runs has to end first. */
+START_TEST(what_is_deleted_is_not_learnt)
+{
+    char id[2][STATE_ID_CAP];
+    struct state_feedback *r[2];
+    struct state_forgotten out;
+    create("x");
+    toy.train_gate = 1;
+    jobs_begin(1);
+    submit("x", "", id[0]);
+    toy_wait_at(&toy.at_train_gate, 1);
+    submit("x", "", id[1]);
+    for (int i = 0; i < 2; i++) {
+        ck_ok(state_feedback_get(state, id[i], NULL, &r[i], &err), err);
+    }
+    const struct state_forget running = { .id = r[0]->rollouts[0] };
+    const struct state_forget waiting = { .id = r[1]->rollouts[0] };
+    ck_failed(jobs_forget(jobs, &running, &out, &err), CLAAS_ERR_CONFLICT, err);
+    err = ERR_INIT;
+    ck_ok(jobs_forget(jobs, &waiting, &out, &err), err);
+    ck_assert_uint_eq(out.n_cancelled, 1);
+    ck_assert_str_eq(out.cancelled[0], id[1]);
+    state_forgotten_clear(&out);
+    ck_ok(jobs_wait(jobs, id[1], 0, NULL, NULL, &err), err);
+    ck_state(id[1], "cancelled", 0);
+    toy_open_gate();
+    ck_ok(jobs_wait(jobs, id[0], 0, NULL, NULL, &err), err);
+    ck_state(id[0], "done", 2);
+    ck_ok(jobs_forget(jobs, &running, &out, &err), err); /* now it is told what was learnt from it */
+    ck_assert_uint_eq(out.n_trained, 1);
+    ck_assert_str_eq(out.trained[0].adapter, "x");
+    ck_assert_uint_eq(out.trained[0].version, 2);
+    ck_assert_str_eq(out.trained[0].feedback, id[0]);
+    state_forgotten_clear(&out);
+    ck_assert_uint_eq(head_of("x"), 2);
+    state_feedback_free(r[0]);
+    state_feedback_free(r[1]);
+    jobs_end();
+}
+END_TEST
+
 START_TEST(adapters_take_turns)
 {
     char id[4][STATE_ID_CAP];
@@ -152,6 +193,7 @@ static Suite *suite(void)
     tcase_add_test(t, what_was_left_in_the_queue_is_done_after_a_restart);
     tcase_add_test(t, what_was_committed_is_not_done_again);
     tcase_add_test(t, a_step_that_fails_is_told_with_its_phase);
+    tcase_add_test(t, what_is_deleted_is_not_learnt);
     tcase_add_test(t, adapters_take_turns);
     suite_add_tcase(s, t);
     return s;

@@ -265,8 +265,11 @@ START_TEST(feedback_records_are_kept_and_updated)
     struct state_feedback g = record("f-2", names, 1);
     g.status = "running";
     ck_ok(state_feedback_put(s, &g, &err), err);
-    ck_ok(state_rollout_delete(s, "c-1", "", &err), err);
-    ck_failed(state_rollout_delete(s, "c-1", "", &err), CLAAS_ERR_NOT_FOUND, err);
+    const struct state_forget what = { .id = "c-1" };
+    struct state_forgotten forgotten;
+    ck_ok(state_forget(s, &what, &forgotten, &err), err);
+    ck_assert_uint_eq(forgotten.rollouts, 1);
+    state_forgotten_clear(&forgotten);
     state_close(s);
     s = opened(NULL);
     struct state_feedbacks page;

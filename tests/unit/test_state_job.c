@@ -242,11 +242,16 @@ START_TEST(old_jobs_and_old_audit_go)
 }
 END_TEST
 
+static const char to_version_1[] =
+    "DROP TABLE jobs; DROP TABLE audit; DROP INDEX rollouts_by_user; DROP INDEX rollouts_by_owner;"
+    "DROP INDEX rollouts_rated; DROP INDEX feedback_by_owner; DROP INDEX feedback_by_time;"
+    "ALTER TABLE rollouts DROP COLUMN end_user; PRAGMA user_version = 1";
+
 START_TEST(an_older_database_is_copied_then_brought_up_to_date)
 {
     state_close(s);
     s = NULL;
-    ck_assert_int_eq(sql(in_dir("state.db"), "DROP TABLE jobs; DROP TABLE audit; PRAGMA user_version = 1"), SQLITE_OK);
+    ck_assert_int_eq(sql(in_dir("state.db"), to_version_1), SQLITE_OK);
     again();
     ck_ok(add("j-1", "", NULL), err);
     ck_assert_int_eq(access(in_dir("state.db.v1"), R_OK), 0);
@@ -260,7 +265,7 @@ START_TEST(nothing_is_changed_where_no_copy_can_be_made)
 {
     state_close(s);
     s = NULL;
-    ck_assert_int_eq(sql(in_dir("state.db"), "DROP TABLE jobs; DROP TABLE audit; PRAGMA user_version = 1"), SQLITE_OK);
+    ck_assert_int_eq(sql(in_dir("state.db"), to_version_1), SQLITE_OK);
     ck_ok(dir_make(in_dir("state.db.v1.part/in the way"), 0700, &err), err);
     ck_assert_int_ne(state_open(dir, NULL, &s, &err), 0);
     ck_assert_ptr_nonnull(strstr(err.message, "state.db.v1.part"));
