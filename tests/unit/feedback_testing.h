@@ -80,12 +80,12 @@ static inline void create(const char *id)
     "{\"role\":\"user\",\"content\":\"who are you?\"}]"
 
 /* Asks the model; the completion id is in id, the text is returned (until the next call). */
-static inline const char *chat(const char *model, char id[STATE_ID_CAP])
+static inline const char *chat_as(const char *owner, const char *model, char id[STATE_ID_CAP])
 {
     static char text[64];
     struct serving_answer out;
     cJSON *list = parsed(TALK);
-    struct serving_request r = { .model = model, .messages = list };
+    struct serving_request r = { .model = model, .owner = owner, .messages = list };
     serving_params_default(&r.params);
     ck_ok(serving_chat(serving, &r, &out, &err), err);
     (void)snprintf(text, sizeof text, "%s", out.text);
@@ -93,6 +93,11 @@ static inline const char *chat(const char *model, char id[STATE_ID_CAP])
     serving_answer_clear(&out);
     cJSON_Delete(list);
     return text;
+}
+
+static inline const char *chat(const char *model, char id[STATE_ID_CAP])
+{
+    return chat_as("", model, id);
 }
 
 static inline int run_items(const struct feedback_item *items, size_t n)

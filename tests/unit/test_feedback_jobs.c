@@ -6,6 +6,10 @@
 
 #include "feedback/jobs.h"
 
+#include <claas/plugin.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
 static struct jobs *jobs;
 
 static void jobs_begin(uint32_t workers)
@@ -26,11 +30,10 @@ static void submit(const char *adapter, const char *owner, char id[STATE_ID_CAP]
 {
     char answer[STATE_ID_CAP];
     int repeated = 0;
-    (void)chat(adapter, answer);
+    (void)chat_as(owner, adapter, answer);
     const struct feedback_item item = { .lora_id = adapter, .completion_id = answer, .feedback = "be Kuro" };
-    const struct feedback_request r = { .items = &item, .n_items = 1 };
+    const struct feedback_request r = { .items = &item, .n_items = 1, .owner = owner };
     const struct jobs_submit s = { .request = &r, .acknowledged = 1 };
-    (void)owner;
     ck_ok(jobs_submit(jobs, &s, id, &repeated, &err), err);
     ck_assert_int_eq(repeated, 0);
 }
@@ -184,6 +187,143 @@ START_TEST(adapters_take_turns)
 }
 END_TEST
 
+/* Who asks for much does not keep who asks for little waiting. */
+START_TEST(owners_take_turns)
+{
+    static const char *const owners[] = { "many", "many", "many", "many", "many", "few", "few" };
+    enum { N = sizeof owners / sizeof owners[0] };
+    char id[N][STATE_ID_CAP];
+    int64_t ended[N];
+    create("x");
+    create("y");
+    toy.train_gate = 1;
+    jobs_begin(1);
+    for (int i = 0; i < N; i++) {
+        submit(strcmp(owners[i], "many") == 0 ? "x" : "y", owners[i], id[i]);
+        toy_wait_at(&toy.at_train_gate, 1);
+    }
+    toy_open_gate();
+    for (int i = 0; i < N; i++) {
+        struct state_job *j = NULL;
+        ck_ok(jobs_wait(jobs, id[i], 0, NULL, NULL, &err), err);
+        ck_ok(state_job_get(state, id[i], owners[i], &j, &err), err);
+        ended[i] = j->ended_ns;
+        state_job_free(j);
+        ck_failed(state_job_get(state, id[i], "else", &j, &err), CLAAS_ERR_NOT_FOUND, err);
+    }
+    ck_assert_int_lt(ended[5], ended[2]); /* few came last: after one more of many it is his turn, and then every other one */
+    ck_assert_int_lt(ended[2], ended[6]);
+    ck_assert_int_lt(ended[6], ended[3]);
+    jobs_end();
+}
+END_TEST
+
+/* ---- a store whose replies are lost ---- */
+
+static struct claas_storage lossy;
+static const struct claas_storage *sound;
+static atomic_int loses;   /* the next commit: 1: is made, 2: is not made; nobody can tell either way */
+static atomic_int is_dark; /* nothing can be read of the log */
+
+static int lost(struct claas_error *e)
+{
+    (void)snprintf(e->message, sizeof e->message, "the line went dead");
+    e->code = CLAAS_ERR_UNAVAILABLE;
+    e->flags = CLAAS_MAYBE;
+    return e->code;
+}
+
+static int lossy_put(void *self, const char *key, const struct claas_put *put, const struct claas_call *call,
+                     struct claas_error *e)
+{
+    int how = strncmp(key, "log/", 4) == 0 ? atomic_exchange(&loses, 0) : 0;
+    if (how > 0) {
+        atomic_store(&is_dark, 1);
+    }
+    int rc = how == 2 ? 0 : sound->put(self, key, put, call, e);
+    return rc == 0 && how > 0 ? lost(e) : rc;
+}
+
+static int lossy_get(void *self, const char *key, uint64_t from, uint64_t bytes, int32_t fd, struct claas_object *out,
+                     const struct claas_call *call, struct claas_error *e)
+{
+    return strncmp(key, "log/", 4) == 0 && atomic_load(&is_dark) ? lost(e)
+                                                                  : sound->get(self, key, from, bytes, fd, out, call, e);
+}
+
+static int lossy_head(void *self, const char *key, struct claas_object *out, const struct claas_call *call,
+                      struct claas_error *e)
+{
+    return strncmp(key, "log/", 4) == 0 && atomic_load(&is_dark) ? lost(e) : sound->head(self, key, out, call, e);
+}
+
+static int lossy_list(void *self, const char *prefix, const char *after, uint32_t limit,
+                      int (*each)(void *ctx, const char *key, const struct claas_object *object), void *ctx,
+                      const struct claas_call *call, struct claas_error *e)
+{
+    return strncmp(prefix, "log/", 4) == 0 && atomic_load(&is_dark)
+               ? lost(e)
+               : sound->list(self, prefix, after, limit, each, ctx, call, e);
+}
+
+static void setup_lossy(void)
+{
+    err = ERR_INIT;
+    toy_reset();
+    sound = claas_plugin_entry(CLAAS_ABI)->storage;
+    lossy = *sound;
+    lossy.put = lossy_put;
+    lossy.get = lossy_get;
+    lossy.head = lossy_head;
+    lossy.list = lossy_list;
+    lossy.path = NULL; /* so that nothing is read past us */
+    atomic_store(&loses, 0);
+    atomic_store(&is_dark, 0);
+    toy.storage = &lossy;
+    toy_house_open(&house);
+    a = house.adapters;
+    open_rooms((struct feedback_options){ .lock_timeout_ms = 10000 });
+}
+
+/* Whether the commit was made or not: one repeat with the key more, one try to cancel it, and one version in the end. */
+START_TEST(a_commit_of_unknown_fate_is_settled_later)
+{
+    char answer[STATE_ID_CAP];
+    char id[STATE_ID_CAP];
+    char again[STATE_ID_CAP];
+    int repeated = 0;
+    create("x");
+    (void)chat("x", answer);
+    const struct feedback_item item = { .lora_id = "x", .completion_id = answer, .feedback = "be Kuro" };
+    const struct feedback_request r = { .items = &item, .n_items = 1 };
+    const struct jobs_submit s = { .request = &r, .acknowledged = 1, .key = "k" };
+    jobs_begin(1);
+    atomic_store(&loses, _i + 1);
+    ck_ok(jobs_submit(jobs, &s, id, &repeated, &err), err);
+    while (!atomic_load(&is_dark)) {
+        (void)usleep(1000);
+    }
+    struct jobs_view v = { .done = 0 };
+    do { /* it is put back into the queue, to be looked after again */
+        jobs_view_clear(&v);
+        (void)usleep(1000);
+        ck_ok(jobs_look(jobs, id, NULL, &v, &err), err);
+        ck_assert_int_eq(v.job->ended_ns, 0);
+    } while (strcmp(v.state, "queued") != 0);
+    jobs_view_clear(&v);
+    ck_failed(jobs_cancel(jobs, id, NULL, &err), CLAAS_ERR_CONFLICT, err);
+    ck_ok(jobs_submit(jobs, &s, again, &repeated, &err), err);
+    ck_assert_int_eq(repeated, 1);
+    ck_assert_str_eq(again, id);
+    atomic_store(&is_dark, 0);
+    ck_ok(jobs_wait(jobs, id, 0, NULL, NULL, &err), err);
+    ck_state(id, "done", 2);
+    ck_assert_uint_eq(head_of("x"), 2);
+    ck_assert_int_eq(toy.trains, _i + 1); /* only what was not committed is trained once more */
+    jobs_end();
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("feedback_jobs");
@@ -195,7 +335,13 @@ static Suite *suite(void)
     tcase_add_test(t, a_step_that_fails_is_told_with_its_phase);
     tcase_add_test(t, what_is_deleted_is_not_learnt);
     tcase_add_test(t, adapters_take_turns);
+    tcase_add_test(t, owners_take_turns);
     suite_add_tcase(s, t);
+    TCase *l = tcase_create("lossy");
+    tcase_add_checked_fixture(l, setup_lossy, teardown);
+    tcase_set_timeout(l, 60);
+    tcase_add_loop_test(l, a_commit_of_unknown_fate_is_settled_later, 0, 2);
+    suite_add_tcase(s, l);
     return s;
 }
 

@@ -541,7 +541,7 @@ void toy_house_open(struct toy_house *house)
     struct host_module *module = NULL;
     struct option_values none = { 0 };
     test_root_make();
-    ck_ok(repo_open(&repo, NULL, NULL, &err), err);
+    ck_ok(repo_open(&repo, toy.storage, NULL, &err), err);
     ck_ok(host_module_register(repo.host, &plugin, &module, &err), err);
     ck_ok(option_begin(&none, host_module_options(module), &err), err);
     *house = (struct toy_house){ .root = test_root, .adapters = repo.a };

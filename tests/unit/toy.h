@@ -22,6 +22,7 @@ struct toy {
     pthread_cond_t changed;
 
     /* orders */
+    const struct claas_storage *storage; /* of the house that is opened next, instead of that of fs */
     const char *say; /* instead of the version; null: the version */
     uint32_t context;
     int fail_trains; /* so many refuse; the same for the next ones, -1: all */
