@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -231,12 +232,27 @@ static enum MHD_Result request_begin(struct http_request *r, const char *method,
     return MHD_YES;
 }
 
+/* 1: the client has gone, or has said that nothing more will come, and nothing is left to read. libmicrohttpd reads on
+ * only at news, and an end that came together with the last bytes was no news of its own: it would wait until the
+ * connection has been silent for too long. */
+static int request_is_over(const struct http_request *r)
+{
+    struct pollfd p = { .fd = r->fd, .events = POLLRDHUP };
+    int unread = 0;
+    return poll(&p, 1, 0) == 1 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) &&
+           (ioctl(r->fd, FIONREAD, &unread) || unread == 0);
+}
+
 static enum MHD_Result request_receive(struct http_request *r, const char *data, size_t *n)
 {
     const struct http *h = r->http;
     size_t most = h->o.body_bytes;
     if (clock_mono_ns() - r->begun_ns > (int64_t)h->o.idle_ms * 4 * 1000000) {
         return MHD_NO; /* one byte now and then: cut off */
+    }
+    r->received_bytes += *n;
+    if (r->received_bytes < request_length(r) && request_is_over(r)) {
+        return MHD_NO; /* the rest of the body will never come */
     }
     if (r->state != HTTP_ANSWERED && !r->too_large && r->route->body) {
         if (*n > most - r->received.len) {

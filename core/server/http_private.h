@@ -49,6 +49,7 @@ struct http_request {
     char traceparent[TRACE_TEXT];     /* of our span; "" as well */
     char *path_id;
     struct buf received;
+    uint64_t received_bytes;          /* of the body, also of one that is dropped */
     int too_large;
     cJSON *body;
     struct host_call call;

@@ -7,6 +7,7 @@
 #include "toy.h"
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "server/app.h"
@@ -63,9 +64,12 @@ static void open_rooms(void)
     atomic_store(&app.ready, 1);
 }
 
+static atomic_uint linger_ms; /* keeps libmicrohttpd's thread busy for so long, once */
+
 static void count_answer(void *ctx, size_t route, int status, int64_t took_ns)
 {
     (void)ctx;
+    (void)usleep(atomic_exchange(&linger_ms, 0) * 1000);
     metrics_answered(&app.metrics, route, status, took_ns);
 }
 
@@ -394,6 +398,76 @@ START_TEST(calls_of_tools_are_left_out_and_named)
     ck_assert_int_eq(cJSON_GetArraySize(warnings), 1);
     ck_assert_str_eq(cJSON_GetArrayItem(warnings, 0)->valuestring, "messages: calls of tools were left out");
     cJSON_Delete(o);
+}
+END_TEST
+
+static int open_socket(void)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET,
+                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                              .sin_port = htons(http_port(app.http)) };
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+    return fd;
+}
+
+/* Milliseconds until nobody is connected any more. */
+static int64_t wait_until_alone(void)
+{
+    struct http_load load;
+    int64_t begun_ns = clock_mono_ns();
+    do {
+        (void)usleep(5000);
+        http_load(app.http, &load);
+    } while (load.connections > 0 && clock_mono_ns() - begun_ns < INT64_C(8000000000));
+    return (clock_mono_ns() - begun_ns) / 1000000;
+}
+
+/* What is sent in the next moments is seen at once, its end with it. */
+static void keep_server_busy(void)
+{
+    static const char health[] = "GET /health HTTP/1.0\r\n\r\n";
+    int fd = open_socket();
+    atomic_store(&linger_ms, 300);
+    ck_ok(fd_write_all(fd, health, sizeof health - 1, "socket", &err), err);
+    while (atomic_load(&linger_ms) > 0) {
+        (void)usleep(1000);
+    }
+    (void)close(fd);
+}
+
+START_TEST(uploads_that_are_left_do_not_stay)
+{
+    static const char part[] = "POST " CHAT " HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                               "Content-Length: 1000\r\n\r\n{\"messages\":";
+    keep_server_busy();
+    for (int i = 0; i < 12; i++) { /* of 16 that there may be */
+        int fd = open_socket();
+        ck_ok(fd_write_all(fd, part, sizeof part - 1, "socket", &err), err);
+        (void)close(fd);
+    }
+    ck_assert_int_lt(wait_until_alone(), 4000); /* idle ones stay for 10 s */
+}
+END_TEST
+
+START_TEST(a_half_closed_client_is_answered_and_let_go)
+{
+    static const char two[] = "GET /health HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n";
+    char piece[4096];
+    keep_server_busy();
+    int fd = open_socket();
+    ck_ok(fd_write_all(fd, two, sizeof two - 1, "socket", &err), err);
+    ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
+    int64_t begun_ns = clock_mono_ns();
+    buf_clear(&heard);
+    for (ssize_t got; (got = read(fd, piece, sizeof piece)) > 0;) {
+        buf_add(&heard, piece, (size_t)got);
+    }
+    (void)close(fd);
+    ck_assert_int_lt(clock_mono_ns() - begun_ns, INT64_C(5000000000));
+    const char *first = strstr(buf_str(&heard), "200 OK");
+    ck_assert_ptr_nonnull(first);
+    ck_assert_ptr_nonnull(strstr(first + 1, "200 OK"));
 }
 END_TEST
 
@@ -1279,6 +1353,8 @@ static Suite *suite(void)
     tcase_add_test(t, adapters_take_turns);
     tcase_add_test(t, tools_are_ignored_and_named);
     tcase_add_test(t, calls_of_tools_are_left_out_and_named);
+    tcase_add_test(t, uploads_that_are_left_do_not_stay);
+    tcase_add_test(t, a_half_closed_client_is_answered_and_let_go);
     tcase_add_loop_test(t, a_stream_has_its_frame, 0, 2);
     tcase_add_test(t, a_text_has_its_logprobs);
     tcase_add_loop_test(t, pieces_carry_their_logprobs, 0, 3);
