@@ -3,9 +3,10 @@
  * digest, names, versions as plugins see them, what an engine writes, rollback, aliases, marks,
  * export, retention.
  *
- * Every function may be called from any thread. No lock is held while a plugin is called. `call`
- * may be null (no deadline); it is handed to the storage plugin. A corrupt entry or blob is
- * CLAAS_ERR_CORRUPT with its key in the message, and nothing is changed. */
+ * Every function may be called from any thread. No lock is held while a plugin is called, but
+ * for one of files (internal.h, store_lock). `call` may be null (no deadline); it is handed to the
+ * storage plugin. A corrupt entry or blob is CLAAS_ERR_CORRUPT with its key in the message, and
+ * nothing is changed. */
 #ifndef ADAPTERS_ADAPTERS_H
 #define ADAPTERS_ADAPTERS_H
 

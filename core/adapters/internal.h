@@ -17,6 +17,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#define REPO_KEY "repo.json"
+
 enum {
     KEY_CAP = 512,
     ENTRY_BYTES_MAX = 1 << 20,
@@ -51,6 +53,7 @@ struct adapters {
     struct adapters_options options; /* defaults filled; cache_dir is ours */
     uint32_t caps;
     char store_id[33];
+    char *lock_path; /* repo.json as a local file; null: the store has none */
     struct spool work; /* private directory of this process, on the store's file system where it
                           lends a spool */
     atomic_uint_fast64_t sequence;
@@ -105,6 +108,12 @@ int store_read_id(struct adapters *a, const char *key, char out[ADAPTER_ID_CAP],
 /* The present time by the store's clock. */
 int store_now(struct adapters *a, int64_t *out_ns, const struct claas_call *call,
               struct claas_error *err);
+/* Contents are put under LOCK_SH, and under LOCK_EX a sweep looks how old they are and removes them: else what it found
+ * old could be put again between the two, committed and lost. The lock is one of files, on repo.json, so it counts for
+ * all processes and goes with them; a store without local files has none (*out_fd is -1). It is the one lock that is held
+ * while the storage is called. */
+int store_lock(struct adapters *a, int how, int *out_fd, struct claas_error *err);
+void store_unlock(int fd); /* -1 is fine */
 /* Puts the file at path under its digest, replacing what is there: contents are equal, and the age
  * starts anew. */
 int store_put_blob(struct adapters *a, const struct claas_digest *sha256, const char *path,

@@ -18,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REPO_KEY "repo.json"
 enum { REPO_FORMAT = 1, REPO_TRIES = 5 };
 #define GRACE_NS (INT64_C(24) * 3600 * 1000000000)
 
@@ -105,6 +104,25 @@ static int repo_read(struct adapters *a, const struct claas_call *call, struct c
                    "cannot read '" REPO_KEY "' right after it was written");
 }
 
+/* Where a file can be locked, if the store has local ones. */
+static int repo_lock_path(struct adapters *a, struct claas_error *err)
+{
+    char path[PATH_MAX];
+    struct claas_error local = ERR_INIT;
+    int rc = host_storage_path(a->storage, REPO_KEY, path, sizeof path, &local);
+    if (rc == CLAAS_ERR_UNSUPPORTED) {
+        return 0;
+    }
+    if (rc) {
+        if (err) {
+            *err = local;
+        }
+        return rc;
+    }
+    a->lock_path = mem_dup(path, strlen(path));
+    return a->lock_path ? 0 : err_oom(err, "opening a repository");
+}
+
 /* Where put() can link from if the storage says so, else in the cache directory. */
 static int repo_work(struct adapters *a, struct claas_error *err)
 {
@@ -172,6 +190,9 @@ int adapters_open(struct host_instance *storage, const struct adapters_options *
         rc = repo_read(a, call, err);
     }
     if (rc == 0) {
+        rc = repo_lock_path(a, err);
+    }
+    if (rc == 0) {
         rc = repo_work(a, err);
     }
     if (rc) {
@@ -197,6 +218,7 @@ void adapters_close(struct adapters *a)
     (void)pthread_cond_destroy(&a->turn);
     (void)pthread_mutex_destroy(&a->lock);
     free((char *)(uintptr_t)a->options.cache_dir);
+    free(a->lock_path);
     free(a);
 }
 

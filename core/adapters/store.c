@@ -15,6 +15,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -140,6 +141,47 @@ int store_now(struct adapters *a, int64_t *out_ns, const struct claas_call *call
     return 0;
 }
 
+int store_lock(struct adapters *a, int how, int *out_fd, struct claas_error *err)
+{
+    *out_fd = -1;
+    if (!a->lock_path) {
+        return 0;
+    }
+    int fd = open(a->lock_path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return err_errno(err, errno, REPO_KEY, "cannot open '%s' to lock it", a->lock_path);
+    }
+    int failed = 0;
+    while (flock(fd, how) && (failed = errno) == EINTR) {
+        failed = 0;
+    }
+    if (failed) {
+        (void)close(fd); /* opened for reading: nothing can be lost */
+        return err_errno(err, failed, REPO_KEY, "cannot lock '%s'", a->lock_path);
+    }
+    *out_fd = fd;
+    return 0;
+}
+
+void store_unlock(int fd)
+{
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+}
+
+static int blob_put(struct adapters *a, const char *key, const struct claas_put *put,
+                    const struct claas_call *call, struct claas_error *err)
+{
+    int lock = -1;
+    int rc = store_lock(a, LOCK_SH, &lock, err);
+    if (rc == 0) {
+        rc = host_storage_put(a->storage, key, put, call, err);
+    }
+    store_unlock(lock);
+    return rc;
+}
+
 int store_put_blob(struct adapters *a, const struct claas_digest *sha256, const char *path,
                    uint64_t bytes, const struct claas_call *call, struct claas_error *err)
 {
@@ -155,7 +197,7 @@ int store_put_blob(struct adapters *a, const struct claas_digest *sha256, const 
     struct claas_error local = ERR_INIT;
     int rc = 0;
     for (int tries = 0; tries < BLOB_TRIES; tries++) {
-        rc = host_storage_put(a->storage, key, &put, call, &local);
+        rc = blob_put(a, key, &put, call, &local);
         if (rc == 0 || !(local.flags & CLAAS_MAYBE)) {
             break;
         }

@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 
 #define DAY_NS (INT64_C(24) * 3600 * 1000000000)
 
@@ -232,27 +233,39 @@ static int digest_order(const void *a, const void *b)
 
 /* ---- removal ---- */
 
+/* Somebody may have put it again since it was listed. */
+static int blob_remove_old(struct sweeping *s, const char *key, int *out_removed,
+                           struct claas_error *err)
+{
+    struct claas_object object = { .size = sizeof object };
+    struct claas_error local = ERR_INIT;
+    int lock = -1;
+    int rc = store_lock(s->a, LOCK_EX, &lock, &local);
+    if (rc == 0) {
+        rc = host_storage_head(s->a->storage, key, &object, s->call, &local);
+        *out_removed = rc == 0 && object.modified_ns < s->older_than_ns;
+        if (*out_removed) {
+            rc = store_remove(s->a, key, s->call, &local);
+        }
+    }
+    store_unlock(lock);
+    if (rc == CLAAS_ERR_NOT_FOUND) {
+        return 0;
+    }
+    if (rc && err) {
+        *err = local;
+    }
+    return rc;
+}
+
 static int blob_remove(struct sweeping *s, const struct blob *b, int dry, struct claas_error *err)
 {
     char key[KEY_CAP];
+    int removed = dry;
     key_blob(key, &b->sha256);
-    if (!dry) {
-        /* somebody may have put it again since it was listed */
-        struct claas_object object = { .size = sizeof object };
-        struct claas_error local = ERR_INIT;
-        int rc = host_storage_head(s->a->storage, key, &object, s->call, &local);
-        if (rc == CLAAS_ERR_NOT_FOUND || (rc == 0 && object.modified_ns >= s->older_than_ns)) {
-            return 0;
-        }
-        if (rc == 0) {
-            rc = store_remove(s->a, key, s->call, &local);
-        }
-        if (rc) {
-            if (err) {
-                *err = local;
-            }
-            return rc;
-        }
+    int rc = dry ? 0 : blob_remove_old(s, key, &removed, err);
+    if (rc || !removed) {
+        return rc;
     }
     s->result.n_removed++;
     s->result.bytes_removed += b->bytes;

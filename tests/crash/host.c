@@ -55,7 +55,7 @@ void host_start(struct host *h)
     (void)snprintf(port, sizeof port, "%s/state/claasd.port", h->dir);
     (void)snprintf(program, sizeof program, "%s/claasd", h->world->build);
     (void)snprintf(config, sizeof config, "%s/claasd.yaml", h->dir);
-    const char *sweeps = "retention.sweep_every=150ms";
+    const char *sweeps = trial_draw(h->world, 3) ? "retention.sweep_every=150ms" : "retention.sweep_every=5ms";
     (void)unlink(port); /* of the life before */
     dprintf(h->log_fd, "---- round %u ----\n", h->world->round);
     h->pid = fork();

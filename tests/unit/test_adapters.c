@@ -849,6 +849,60 @@ START_TEST(the_sweep_spares_the_young_and_the_used)
 }
 END_TEST
 
+/* ---- what is put again while a sweep looks at it ---- */
+
+static atomic_int put_again; /* 1: has begun, 2: is done */
+static pthread_t putter;
+
+static void *put_same(void *ctx)
+{
+    struct claas_error e = ERR_INIT;
+    uint64_t n = 0;
+    (void)ctx;
+    int rc = repo_commit(a, "x/z", ADAPTER_CREATE, 0, "job-z", "same", &n, &e);
+    atomic_store(&put_again, 2);
+    return rc ? &put_again : NULL;
+}
+
+/* Right behind the sweep's look somebody else commits the same contents, in half a second if nothing holds him up. */
+static int head_then_put(void *self, const char *key, struct claas_object *out, const struct claas_call *call,
+                         struct claas_error *e)
+{
+    int rc = claas_plugin_entry(CLAAS_ABI)->storage->head(self, key, out, call, e);
+    if (strncmp(key, "blobs/", 6) == 0 && atomic_load(&put_again) == 0) {
+        atomic_store(&put_again, 1);
+        ck_assert_int_eq(pthread_create(&putter, NULL, put_same, NULL), 0);
+        for (int i = 0; i < 50 && atomic_load(&put_again) != 2; i++) {
+            usleep(10000);
+        }
+    }
+    return rc;
+}
+
+START_TEST(the_sweep_spares_what_is_put_again)
+{
+    static struct claas_storage slow;
+    const struct adapters_options quick = { .grace_ns = 1 };
+    struct adapter_sweep swept;
+    struct repo other;
+    void *failed = NULL;
+    slow = *claas_plugin_entry(CLAAS_ABI)->storage;
+    slow.head = head_then_put;
+    commit("x/y", ADAPTER_CREATE, 0, "same");
+    ck_ok(adapter_delete(a, "x/y", NULL, NULL, &err), err);
+    ck_ok(repo_open(&other, &slow, &quick, &err), err);
+    usleep(20000);
+    ck_ok(adapter_sweep(other.a, 0, NULL, &swept, &err), err);
+    adapter_names_clear(&swept.keys);
+    ck_assert_int_eq(pthread_join(putter, &failed), 0);
+    ck_assert_ptr_null(failed);
+    repo_close(&other);
+    restart(NULL);
+    check_file("x/z", 0, WEIGHTS, "same");
+    check_file("x/z", 0, "adapter_config.json", "{\"r\":8}");
+}
+END_TEST
+
 START_TEST(the_sweep_puts_markers_back)
 {
     struct adapter_sweep swept;
@@ -934,6 +988,7 @@ static Suite *suite(void)
     tcase_add_test(t, the_zip_holds_the_files);
     tcase_add_test(t, the_sweep_keeps_what_it_must);
     tcase_add_test(t, the_sweep_spares_the_young_and_the_used);
+    tcase_add_test(t, the_sweep_spares_what_is_put_again);
     tcase_add_test(t, the_sweep_puts_markers_back);
     tcase_add_test(t, a_store_without_local_files_works);
     suite_add_tcase(s, t);
