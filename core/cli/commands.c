@@ -59,6 +59,14 @@ static const struct cli_option show_options[] = {
 static const struct cli_option state_options[] = { STATE_DIR, { NULL, NULL, NULL } };
 static const struct cli_option backup_options[] = {
     { "force", NULL, "replace a file that is there" }, STATE_DIR, { NULL, NULL, NULL } };
+static const struct cli_option key_options[] = {
+    { "rights", "LIST", "of chat, feedback, admin (chat,feedback)" },
+    { "prefix", "ID", "the key may make and train adapters below it only" },
+    { "expires", "DAYS", "after so many days" },
+    { "requests-a-minute", "N", "quota" },
+    { "steps-an-hour", "N", "quota of feedback requests" },
+    { "bytes-a-day", "N", "quota of bodies, received and sent" },
+    STATE_DIR, { NULL, NULL, NULL } };
 static const struct cli_option no_options[] = { { NULL, NULL, NULL } };
 
 const struct cli_command cli_commands[] = {
@@ -92,6 +100,9 @@ const struct cli_command cli_commands[] = {
     { "rollout show", "ID", "one recorded answer", no_options, 1, 1, cli_rollout_show },
     { "backup", "FILE", "copy claasd's records, also while it runs", backup_options, 1, 1, cli_backup },
     { "restore", "FILE", "bring a backup back, while claasd is stopped", state_options, 1, 1, cli_restore },
+    { "key add", "NAME", "make an API key and print it, this once", key_options, 1, 1, cli_key_add },
+    { "key list", "", "API keys", state_options, 0, 0, cli_key_list },
+    { "key revoke", "ID", "let a key count no more", state_options, 1, 1, cli_key_revoke },
     { "model fetch", "URL", "download a model file and check it", fetch_options, 1, 1,
       cli_model_fetch },
     { "model show", "PATH", "what an engine says of a model file", show_options, 1, 1,

@@ -175,6 +175,13 @@ static int host_is_loopback(const char *host)
     return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
+static int host_is_address(const char *host)
+{
+    struct in_addr v4;
+    struct in6_addr v6;
+    return inet_pton(AF_INET, host, &v4) == 1 || inet_pton(AF_INET6, host, &v6) == 1;
+}
+
 /* Splits "127.0.0.1:8080" or "[::1]:8080" in place. */
 static int listen_split(char *text, const char **out_host, uint16_t *out_port)
 {
@@ -209,11 +216,16 @@ static int fill_listen(struct config *config, struct claas_error *err)
                            "[::1]:8080, found '%.100s'",
                            config->listen);
     }
-    if (!host_is_loopback(config->listen_host)) {
+    int loopback = host_is_loopback(config->listen_host);
+    if (!loopback && !host_is_address(config->listen_host)) {
         return node_refuse(&place, "listen", err,
-                           "listen: expected a loopback address (127.0.0.1, ::1, localhost), found "
-                           "'%.100s': there are "
-                           "no keys yet that would keep strangers out",
+                           "listen: expected an address such as 127.0.0.1, ::1 or 0.0.0.0, found '%.100s'",
+                           config->listen_host);
+    }
+    if (!loopback && config->access.keys != CONFIG_KEYS_ON && !config->access.open_to_network) {
+        return node_refuse(&place, "listen", err,
+                           "listen: '%.100s' can be reached from other machines: expected 'access: {keys: on}' beside "
+                           "it (or 'access: {open_to_network: true}' to let strangers do anything)",
                            config->listen_host);
     }
     return 0;
@@ -290,6 +302,15 @@ void fill_numbers(struct config *config, const struct claas_value *v)
     config->limits.idle_timeout_ms = v[KEY_LIMITS_IDLE_TIMEOUT].i;
 }
 
+static void fill_access(struct config *config)
+{
+    const char *keys = config->values.values[KEY_ACCESS_KEYS].s;
+    config->access.keys = strcmp(keys, "on") == 0    ? CONFIG_KEYS_ON
+                          : strcmp(keys, "off") == 0 ? CONFIG_KEYS_OFF
+                                                     : CONFIG_KEYS_AUTO;
+    config->access.open_to_network = config->values.values[KEY_ACCESS_OPEN_TO_NETWORK].i != 0;
+}
+
 static int fill(struct config *config, struct claas_error *err)
 {
     const struct claas_value *v = config->values.values;
@@ -302,6 +323,7 @@ static int fill(struct config *config, struct claas_error *err)
                             : shares[0] == 's' ? CONFIG_SHARES_SLEEP
                                                : CONFIG_SHARES_NONE;
     fill_numbers(config, v);
+    fill_access(config);
     int rc = fill_log(config, err);
     rc = rc ? rc : fill_listen(config, err);
     rc = rc ? rc : fill_section(config, "engine", KEY_ENGINE_PLUGIN, &config->engine, err);

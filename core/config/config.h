@@ -25,6 +25,7 @@ struct config_section {
     const struct config_node *node; /* the map, or null */
 };
 
+enum config_keys { CONFIG_KEYS_AUTO, CONFIG_KEYS_ON, CONFIG_KEYS_OFF }; /* in the order of enum access_mode */
 enum config_shares { CONFIG_SHARES_NONE, CONFIG_SHARES_PAUSE, CONFIG_SHARES_SLEEP };
 
 struct config {
@@ -32,6 +33,10 @@ struct config {
     const char *listen;      /* as written, "127.0.0.1:8080" */
     const char *listen_host; /* "127.0.0.1" or "::1" */
     uint16_t listen_port;    /* 0: any free one */
+    struct {
+        enum config_keys keys;
+        int open_to_network; /* 1: strangers may do anything */
+    } access;
     const char *state_dir;   /* absolute */
     const char *plugin_path; /* a directory, or null */
     struct log_settings log;

@@ -14,7 +14,11 @@
 /* X(id, name, type, default, choices, (min, max), help) */
 #define KEYS_TABLE(X) \
     X(LISTEN, "listen", CLAAS_TEXT, "127.0.0.1:8080", NULL, KEYS_ANY, \
-      "address and port of the HTTP API; a loopback address; port 0 takes any free one") \
+      "address and port of the HTTP API; beyond loopback, keys must be on; port 0 takes any free one") \
+    X(ACCESS_KEYS, "access.keys", CLAAS_TEXT, "auto", "auto|on|off", KEYS_ANY, \
+      "whether requests need an API key; auto asks for one as soon as one has been made") \
+    X(ACCESS_OPEN_TO_NETWORK, "access.open_to_network", CLAAS_BOOL, "false", NULL, KEYS_ANY, \
+      "allow strangers from other machines to do anything, without a key") \
     X(STATE_DIR, "state_dir", CLAAS_PATH, "/var/lib/claas", NULL, KEYS_ANY, \
       "directory for rollouts, caches and the lock of this daemon") \
     X(PLUGIN_PATH, "plugin_path", CLAAS_PATH, NULL, NULL, KEYS_ANY, \

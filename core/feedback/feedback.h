@@ -83,6 +83,7 @@ struct feedback_request {
     const struct feedback_item *items;
     size_t n_items;
     const char *owner;       /* null or "": nobody's */
+    int anybodys;            /* the answers meant may be of any owner */
     const cJSON *items_json; /* the items as received, for the record; null: made from the items */
     const struct claas_call *call; /* deadline, cancellation, progress; null: none */
     int no_pause;                  /* leave inference alone around the step */

@@ -201,8 +201,8 @@ int batch_make(struct feedback *f, const struct feedback_request *r, const char 
         rc = err_oom(err, "a batch");
     }
     for (size_t i = 0; rc == 0 && i < r->n_items; i++) {
-        rc = sample_make(f, &r->items[i], adapter, r->owner == NULL ? "" : r->owner, settings, &b,
-                         err);
+        const char *owner = r->anybodys ? NULL : r->owner == NULL ? "" : r->owner;
+        rc = sample_make(f, &r->items[i], adapter, owner, settings, &b, err);
     }
     if (rc != 0) {
         batch_clear(&b);

@@ -174,6 +174,7 @@ static int run(struct work *w, struct claas_error *err)
     struct feedback_request r = { .job = w->row->id,
                                   .end = on_end,
                                   .owner = w->row->owner,
+                                  .anybodys = 1, /* looked at when it was accepted */
                                   .no_pause = cJSON_IsTrue(json_get(w->request, "no_pause")),
                                   .call = &w->job->call.abi,
                                   .phase = on_phase,

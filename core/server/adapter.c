@@ -77,7 +77,7 @@ static int adapter_query(struct app *app, struct http_request *r, struct check *
     if (!a) {
         return 0;
     }
-    if (app_name(a, "id", id, http_call(r), out, &err)) {
+    if (app_name(a, r, "id", id, out, &err)) {
         http_fail(r, &err);
         return 0;
     }
@@ -187,7 +187,7 @@ void adapter_roll(void *ctx, struct http_request *r)
     if (!a) {
         return;
     }
-    int rc = app_name(a, "id", id, http_call(r), &name, &err);
+    int rc = app_name(a, r, "id", id, &name, &err);
     if (rc == 0) {
         rc = adapter_rollback(a, name.id, (uint64_t)version, http_request_id(r), http_call(r), &e, &err);
     }
@@ -244,7 +244,10 @@ void alias_set(void *ctx, struct http_request *r)
     if (!a) {
         return;
     }
-    if (alias_check(app, alias, &err) || adapter_alias_set(a, alias, id, http_call(r), &err)) {
+    struct adapter_name ignored;
+    int limited = http_caller(r)->prefix[0] != '\0';
+    if (alias_check(app, alias, &err) || app_may_make(r, "alias", alias, &err) ||
+        (limited && app_name(a, r, "id", id, &ignored, &err)) || adapter_alias_set(a, alias, id, http_call(r), &err)) {
         http_fail(r, &err);
     } else {
         http_answer(r, 200, alias_body(alias, id));
@@ -266,7 +269,9 @@ void alias_list(void *ctx, struct http_request *r)
     if (!a) {
         return;
     }
-    int rc = adapter_alias_list(a, prefix, after, (uint32_t)limit, http_call(r), &names, &err);
+    int none = 0;
+    prefix = app_prefix(r, prefix, &none);
+    int rc = none ? 0 : adapter_alias_list(a, prefix, after, (uint32_t)limit, http_call(r), &names, &err);
     cJSON *o = cJSON_CreateObject();
     cJSON *list = cJSON_CreateArray();
     int failed = 0;
@@ -305,7 +310,8 @@ void alias_delete(void *ctx, struct http_request *r)
     if (!a) {
         return;
     }
-    int rc = adapter_alias_delete(a, alias, http_call(r), &err);
+    int rc = access_owns(http_caller(r), alias) ? adapter_alias_delete(a, alias, http_call(r), &err)
+                                                : CLAAS_ERR_NOT_FOUND;
     if (rc && rc != CLAAS_ERR_NOT_FOUND) {
         http_fail(r, &err);
         return;

@@ -15,6 +15,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 const struct config *app_config(const struct app *app, const struct http_request *r)
 {
@@ -69,15 +70,89 @@ struct jobs *app_jobs(struct app *app, struct http_request *r)
     return j;
 }
 
-int app_name(struct adapters *a, const char *param, const char *name, const struct claas_call *call,
+/* ---- who may what --------------------------------------------------------------------------------------------------------- */
+
+/* The key that was sent: as a bearer token, or by itself. */
+static const char *app_token(const struct http_request *r)
+{
+    const char *line = http_asked(r, "Authorization");
+    if (line && strncasecmp(line, "Bearer ", 7) == 0) {
+        return line + 7 + strspn(line + 7, " ");
+    }
+    return http_asked(r, "X-API-Key");
+}
+
+static int app_right(const struct access_caller *c, const char *right, struct claas_error *err)
+{
+    uint32_t wanted = strcmp(right, "chat") == 0 ? ACCESS_CHAT : strcmp(right, "feedback") == 0 ? ACCESS_FEEDBACK
+                                                                                                : ACCESS_ADMIN;
+    if (strcmp(right, "owner") == 0 || access_has(c, wanted)) {
+        return 0;
+    }
+    return err_set(err, CLAAS_ERR_FORBIDDEN, "authorization", "the key '%s' lacks the right '%s'", c->key,
+                   strcmp(right, "loopback") == 0 ? "admin" : right);
+}
+
+int app_admit(void *ctx, struct http_request *r, const struct http_route *route, struct access_caller *out,
+              struct claas_error *err)
+{
+    struct app *app = ctx;
+    int open = strcmp(route->right, "none") == 0 || (strcmp(route->right, "loopback") == 0 && http_is_local(r));
+    if (open) {
+        return 0;
+    }
+    if (!app->access) {
+        *out = (struct access_caller){ .rights = ACCESS_CHAT | ACCESS_FEEDBACK | ACCESS_ADMIN };
+        return 0;
+    }
+    int rc = access_admit(app->access, app_token(r), out, err);
+    return rc ? rc : app_right(out, route->right, err);
+}
+
+void app_moved(void *ctx, const struct access_caller *caller, uint64_t bytes)
+{
+    struct app *app = ctx;
+    if (app->access) {
+        access_bytes(app->access, caller, bytes);
+    }
+}
+
+int app_may_make(const struct http_request *r, const char *param, const char *id, struct claas_error *err)
+{
+    const struct access_caller *c = http_caller(r);
+    if (access_owns(c, id)) {
+        return 0;
+    }
+    return err_set(err, CLAAS_ERR_FORBIDDEN, param, "the key '%s' may make names below '%s/' only, not '%s'", c->key,
+                   c->prefix, id);
+}
+
+int app_name(struct adapters *a, struct http_request *r, const char *param, const char *name,
              struct adapter_name *out, struct claas_error *err)
 {
     char ignored[ADAPTER_ID_CAP];
     int rc = adapter_id_strip(name, ignored, err);
     if (rc == 0) {
-        rc = adapter_resolve(a, name, NULL, call, out, err);
+        rc = adapter_resolve(a, name, NULL, http_call(r), out, err);
+    }
+    if (rc == 0 && !access_owns(http_caller(r), out->id)) {
+        rc = CLAAS_ERR_NOT_FOUND; /* other people's: as if it were not there */
     }
     return rc == CLAAS_ERR_NOT_FOUND ? err_set(err, rc, param, "there is no adapter '%s'", name) : rc;
+}
+
+const char *app_prefix(const struct http_request *r, const char *asked, int *none)
+{
+    const char *own = http_caller(r)->prefix;
+    const char *wanted = asked ? asked + strspn(asked, "/") : "";
+    size_t n = strlen(wanted);
+    n -= n > 0 && wanted[n - 1] == '/';
+    if (!own[0] || access_below(own, wanted)) {
+        return asked;
+    }
+    int wider = n == 0 || (strncmp(wanted, own, n) == 0 && own[n] == '/');
+    *none = !wider && !(strncmp(wanted, own, n) == 0 && own[n] == '\0');
+    return own;
 }
 
 int app_refused(struct http_request *r, struct check *c)

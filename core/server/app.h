@@ -4,6 +4,7 @@
 #ifndef SERVER_APP_H
 #define SERVER_APP_H
 
+#include "access/access.h"
 #include "adapters/adapters.h"
 #include "config/config.h"
 #include "feedback/jobs.h"
@@ -22,6 +23,7 @@ struct app {
     const struct config *config;           /* of the start; what counts for a request: app_config */
     struct snapshots *snapshots;           /* null: `config` counts always */
     struct state *state;                   /* from the start */
+    struct access *access;                 /* from the start; null: anybody may do anything */
     _Atomic(struct adapters *) adapters;   /* null: not open yet, or no storage configured */
     _Atomic(struct serving *) serving;
     _Atomic(struct feedback *) feedback;
@@ -46,10 +48,21 @@ struct serving *app_serving(struct app *app, struct http_request *r);
 struct feedback *app_feedback(struct app *app, struct http_request *r);
 struct jobs *app_jobs(struct app *app, struct http_request *r);
 
+/* The one place where rights are asked for: http_options.admit. */
+int app_admit(void *app, struct http_request *r, const struct http_route *route, struct access_caller *out,
+              struct claas_error *err);
+void app_moved(void *app, const struct access_caller *caller, uint64_t bytes);
+
 /* The adapter that a name, the request's `param`, means; INVALID for what no name of an adapter can be, such as paths that
- * climb. */
-int app_name(struct adapters *a, const char *param, const char *name, const struct claas_call *call,
+ * climb; NOT_FOUND also for those that are not the caller's. */
+int app_name(struct adapters *a, struct http_request *r, const char *param, const char *name,
              struct adapter_name *out, struct claas_error *err);
+/* FORBIDDEN unless an adapter or alias of this name may be the caller's. */
+int app_may_make(const struct http_request *r, const char *param, const char *id, struct claas_error *err);
+
+/* The prefix to list by: of the one that was asked for (may be null) and the caller's the narrower one; *none is set when
+ * nothing can be below both. */
+const char *app_prefix(const struct http_request *r, const char *asked, int *none);
 
 /* 1 if the check found violations: they have been answered (422), and c is empty. */
 int app_refused(struct http_request *r, struct check *c);

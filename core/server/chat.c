@@ -245,6 +245,8 @@ static void chat_run(struct chat *c)
                                            .tokens = c->ask.stream && c->ask.logprobs };
     c->ask.request.stream = &stream;
     c->ask.request.call = http_call(c->r);
+    c->ask.request.owner = http_caller(c->r)->key;
+    c->ask.request.prefix = http_caller(c->r)->prefix;
     http_deadline(c->r, app_config(c->app, c->r)->limits.request_timeout_ms);
     int rc = c->chat ? serving_chat(c->serving, &c->ask.request, &a, &err)
                      : serving_complete(c->serving, &c->ask.request, &a, &err);

@@ -438,6 +438,9 @@ static int daemon_open_state(struct daemon *d, struct claas_error *err)
         .audit_age_ns = c->jobs.audit_ms * 1000000,
     };
     int rc = state_open(c->state_dir, &options, &d->app.state, err);
+    if (rc == 0) {
+        rc = access_open(c->state_dir, d->app.state, (enum access_mode)c->access.keys, &d->app.access, err);
+    }
     if (rc == 0 && !(d->port_file = path_join(c->state_dir, "claasd.port"))) {
         rc = err_oom(err, "the daemon");
     }
@@ -496,6 +499,8 @@ int daemon_start(struct daemon *d, struct claas_error *err)
         .begin = daemon_begin,
         .end = daemon_end,
         .answered = daemon_answered,
+        .admit = app_admit,
+        .moved = app_moved,
     };
     rc = http_start(&options, &d->app.http, err);
     if (rc == 0) {
@@ -652,6 +657,7 @@ void daemon_free(struct daemon *d)
     }
     option_values_clear(&d->training);
     option_table_clear(&d->training_table);
+    access_close(d->app.access);
     state_close(d->app.state);
     host_free(d->host);
     if (d->failed_fd >= 0) {

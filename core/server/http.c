@@ -132,6 +132,9 @@ static void request_completed(void *ctx, struct MHD_Connection *connection, void
         h->o.answered(h->o.app, r->route ? (size_t)(r->route - h->o.routes) : h->o.n_routes, cut ? 499 : r->status,
                       clock_mono_ns() - r->begun_ns);
     }
+    if (h->o.moved) {
+        h->o.moved(h->o.app, &r->caller, r->received_bytes + r->sent_bytes);
+    }
     if (r->response) {
         MHD_destroy_response(r->response); /* a stream's gives its reference to r back */
     }
@@ -214,6 +217,16 @@ static void request_too_large(struct http_request *r)
     request_refuse(r, 413, "too_large", message, "body");
 }
 
+/* Refuses who may not. */
+static void request_admit(struct http_request *r)
+{
+    const struct http *h = r->http;
+    struct claas_error err = ERR_INIT;
+    if (h->o.admit && h->o.admit(h->o.app, r, r->route, &r->caller, &err)) {
+        http_fail(r, &err);
+    }
+}
+
 /* Sees the header. What is refused here is refused before its body was sent, if the client waits for our word or the
  * body is enormous; else the body is received and dropped, since closing on unread data would lose the answer. */
 static enum MHD_Result request_begin(struct http_request *r, const char *method, const char *path)
@@ -222,6 +235,9 @@ static enum MHD_Result request_begin(struct http_request *r, const char *method,
         return MHD_NO;
     }
     uint64_t length = request_length(r);
+    if (r->state != HTTP_ANSWERED) {
+        request_admit(r);
+    }
     if (r->state != HTTP_ANSWERED && length > r->http->o.body_bytes) {
         request_too_large(r);
     }

@@ -5,6 +5,8 @@
 #ifndef SERVER_HTTP_H
 #define SERVER_HTTP_H
 
+#include "access/access.h"
+
 #include <cjson/cJSON.h>
 #include <claas/error.h>
 #include <claas/host.h>
@@ -25,7 +27,8 @@ typedef void (*http_handler)(void *app, struct http_request *r);
 struct http_route {
     const char *method;
     const char *path;   /* a segment "{id}" takes any one segment */
-    const char *right;  /* who may call it, for the page */
+    const char *right;  /* who may call it: "none", "chat", "feedback", "admin", "owner" (whoever has a key; the handler
+                         * looks whose it is), "loopback" (admin, or anybody on this machine) */
     enum http_lane lane;
     int body;           /* 1: takes a JSON body; 0: a body is read and dropped */
     http_handler handle;
@@ -47,8 +50,13 @@ struct http_options {
      * counts now; and its end [any thread]. Both may be null. */
     void *(*begin)(void *app);
     void (*end)(void *app, void *taken);
+    /* [libmicrohttpd's thread, quick] Who is it, and may he? Fills *out; an error refuses the request. Null: anybody may. */
+    int (*admit)(void *app, struct http_request *r, const struct http_route *route, struct access_caller *out,
+                 struct claas_error *err);
     /* [any thread, quick] A request was answered. `route` is its row, n_routes if there was none. May be null. */
     void (*answered)(void *app, size_t route, int status, int64_t took_ns);
+    /* [libmicrohttpd's thread, quick] Bytes of bodies, received and sent, when the request is over. May be null. */
+    void (*moved)(void *app, const struct access_caller *caller, uint64_t bytes);
 };
 
 /* Listens when it returns. */
@@ -86,6 +94,10 @@ const char *http_path_id(const struct http_request *r);
 const char *http_asked(const struct http_request *r, const char *name);
 /* Value of a query parameter, null if absent. *bad (may be null) is set when it is not valid text. */
 const char *http_query(const struct http_request *r, const char *name);
+/* Who asks. */
+const struct access_caller *http_caller(const struct http_request *r);
+/* 1: the client is on this machine. */
+int http_is_local(const struct http_request *r);
 /* The body: parsed, an object; null in routes without one. Lives as long as the request. */
 const cJSON *http_body(const struct http_request *r);
 /* Token for calls into other rooms; cancelled when the daemon stops. */

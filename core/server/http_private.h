@@ -44,6 +44,8 @@ struct http_request {
     void *taken;
     int fd;
     int64_t begun_ns;
+    struct access_caller caller;
+    uint64_t sent_bytes;              /* of the answer's body; a stream's: under lock */
     char id[HTTP_ID_MAX + 1];
     struct trace trace;               /* empty id: the client told of none */
     char traceparent[TRACE_TEXT];     /* of our span; "" as well */

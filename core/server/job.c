@@ -102,7 +102,7 @@ void job_show(void *ctx, struct http_request *r)
     if (!jobs) {
         return;
     }
-    if (jobs_look(jobs, http_path_id(r), NULL, &v, &err)) {
+    if (jobs_look(jobs, http_path_id(r), access_sees(http_caller(r)), &v, &err)) {
         http_fail(r, &err);
         return;
     }
@@ -124,7 +124,7 @@ void job_list(void *ctx, struct http_request *r)
     if (!jobs) {
         return;
     }
-    if (state_job_list(app->state, NULL, (uint64_t)before, (uint32_t)limit, &page, &err)) {
+    if (state_job_list(app->state, access_sees(http_caller(r)), (uint64_t)before, (uint32_t)limit, &page, &err)) {
         http_fail(r, &err);
         return;
     }
@@ -155,7 +155,7 @@ static int job_event(struct http_request *r, struct jobs *jobs, struct job_strea
     struct claas_error err = ERR_INIT;
     struct jobs_view v;
     struct buf event = BUF_INIT;
-    if (jobs_look(jobs, http_path_id(r), NULL, &v, &err)) {
+    if (jobs_look(jobs, http_path_id(r), access_sees(http_caller(r)), &v, &err)) {
         return 1;
     }
     cJSON *body = job_body(&v);
@@ -211,7 +211,7 @@ void job_watch(void *ctx, struct http_request *r)
     if (!jobs) {
         return;
     }
-    if (jobs_look(jobs, http_path_id(r), NULL, &v, &err)) {
+    if (jobs_look(jobs, http_path_id(r), access_sees(http_caller(r)), &v, &err)) {
         http_fail(r, &err);
         return;
     }
@@ -230,7 +230,7 @@ void job_cancel(void *ctx, struct http_request *r)
     if (!jobs) {
         return;
     }
-    if (jobs_cancel(jobs, http_path_id(r), NULL, &err)) {
+    if (jobs_cancel(jobs, http_path_id(r), access_sees(http_caller(r)), &err)) {
         http_fail(r, &err);
         return;
     }

@@ -143,8 +143,12 @@ void lora_list(void *ctx, struct http_request *r)
     cJSON *ids = NULL;
     char *next = NULL;
     struct lora_page p = { 0 };
-    int rc;
-    if (limit == 0 && !after) {
+    int rc = 0;
+    int none = 0;
+    prefix = app_prefix(r, prefix, &none);
+    if (none) {
+        ids = cJSON_CreateArray();
+    } else if (limit == 0 && !after) {
         rc = lora_all(a, prefix, http_call(r), &ids, &next, &err);
     } else {
         rc = lora_page_get(a, prefix, after, limit ? (uint32_t)limit : LORA_PAGE, http_call(r), &p, &err);
@@ -182,7 +186,9 @@ void lora_delete(void *ctx, struct http_request *r)
     }
     int rc = adapter_id_strip(id, stripped, &err);
     if (rc == 0) {
-        rc = adapter_delete(a, id, http_request_id(r), http_call(r), &err);
+        rc = access_owns(http_caller(r), stripped)
+                 ? adapter_delete(a, id, http_request_id(r), http_call(r), &err)
+                 : CLAAS_ERR_NOT_FOUND;
     }
     if (rc && rc != CLAAS_ERR_NOT_FOUND) {
         http_fail(r, &err);
@@ -212,7 +218,7 @@ void lora_export(void *ctx, struct http_request *r)
     if (!a) {
         return;
     }
-    int rc = app_name(a, "lora_id", id, http_call(r), &name, &err);
+    int rc = app_name(a, r, "lora_id", id, &name, &err);
     if (rc == 0) {
         rc = adapter_version_get(a, name.id, name.n, http_call(r), &v, &err);
     }

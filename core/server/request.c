@@ -10,11 +10,13 @@
 #include "base/utf8.h"
 #include "server/errors.h"
 
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 void request_unref(struct http_request *r)
@@ -71,6 +73,25 @@ const char *http_asked(const struct http_request *r, const char *name)
 const char *http_query(const struct http_request *r, const char *name)
 {
     return MHD_lookup_connection_value(r->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+const struct access_caller *http_caller(const struct http_request *r)
+{
+    return &r->caller;
+}
+
+int http_is_local(const struct http_request *r)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *at = info ? info->client_addr : NULL;
+    if (!at || at->sa_family == AF_UNIX) {
+        return at != NULL;
+    }
+    if (at->sa_family == AF_INET) {
+        return ntohl(((const struct sockaddr_in *)at)->sin_addr.s_addr) >> 24 == 127;
+    }
+    return at->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)at)->sin6_addr);
 }
 
 const cJSON *http_body(const struct http_request *r)
@@ -238,6 +259,7 @@ void http_answer_text(struct http_request *r, int status, const char *type, char
                             "\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null}}";
     struct MHD_Response *response;
     if (text) {
+        r->sent_bytes = strlen(text);
         response = MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE);
         if (!response) {
             free(text);
@@ -260,6 +282,7 @@ void http_answer(struct http_request *r, int status, cJSON *body)
 void http_answer_file(struct http_request *r, const char *type, int fd, uint64_t bytes)
 {
     struct MHD_Response *response = MHD_create_response_from_fd64(bytes, fd);
+    r->sent_bytes = bytes;
     if (!response) {
         (void)close(fd); /* read only: nothing can be lost */
     }
@@ -274,6 +297,9 @@ void request_refuse(struct http_request *r, int status, const char *code, const 
 void http_fail(struct http_request *r, const struct claas_error *err)
 {
     int status = err_http_status(err->code);
+    if (status == 401) {
+        http_header(r, MHD_HTTP_HEADER_WWW_AUTHENTICATE, "Bearer");
+    }
     if (err->code == CLAAS_ERR_CANCELLED && atomic_load(&r->http->stopping)) {
         status = 503;
     }
@@ -298,6 +324,7 @@ static ssize_t stream_read(void *ctx, uint64_t at, char *out, size_t max)
     if (left > 0) {
         got = (ssize_t)(left < max ? left : max);
         memcpy(out, r->out.data + r->sent, (size_t)got);
+        r->sent_bytes += (uint64_t)got;
         r->sent += (size_t)got;
         if (r->sent == r->out.len) {
             buf_cut(&r->out, 0);

@@ -103,7 +103,8 @@ void rollout_list(void *ctx, struct http_request *r)
     if (adapter) {
         adapter = rollout_adapter(app, r, adapter, &name);
     }
-    if (state_rollout_list(app->state, adapter, NULL, (uint64_t)before, (uint32_t)limit, &page, &err)) {
+    if (state_rollout_list(app->state, adapter, access_sees(http_caller(r)), (uint64_t)before, (uint32_t)limit, &page,
+                           &err)) {
         http_fail(r, &err);
         return;
     }
@@ -128,7 +129,7 @@ void rollout_show(void *ctx, struct http_request *r)
     struct app *app = ctx;
     struct claas_error err = ERR_INIT;
     struct state_rollout *s = NULL;
-    if (state_rollout_get(app->state, http_path_id(r), NULL, &s, &err)) {
+    if (state_rollout_get(app->state, http_path_id(r), access_sees(http_caller(r)), &s, &err)) {
         http_fail(r, &err);
         return;
     }
@@ -188,6 +189,6 @@ static void rollout_forget(struct app *app, struct http_request *r, const struct
 
 void rollout_delete(void *app, struct http_request *r)
 {
-    const struct state_forget what = { .id = http_path_id(r) };
+    const struct state_forget what = { .id = http_path_id(r), .owner = access_sees(http_caller(r)) };
     rollout_forget(app, r, &what);
 }

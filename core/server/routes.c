@@ -21,7 +21,7 @@ const struct http_route app_routes[] = {
     { "GET", "/v1/audit", "admin", HTTP_QUICK, 0, audit_list, "Who made which version, and what was refused." },
     { "POST", "/v1/lora/init", "feedback", HTTP_TRAIN, 1, train_init, "Makes an adapter." },
     { "GET", "/v1/lora", "chat", HTTP_QUICK, 0, lora_list, "Ids of adapters and aliases." },
-    { "DELETE", "/v1/lora", "owner", HTTP_QUICK, 0, lora_delete, "Deletes an adapter, or an alias." },
+    { "DELETE", "/v1/lora", "feedback", HTTP_QUICK, 0, lora_delete, "Deletes an adapter, or an alias." },
     { "GET", "/v1/lora/export", "feedback", HTTP_TRAIN, 0, lora_export, "An adapter as a zip in PEFT layout." },
     { "GET", "/v1/adapters", "chat", HTTP_QUICK, 0, adapter_show, "The newest version of an adapter." },
     { "GET", "/v1/adapters/versions", "chat", HTTP_QUICK, 0, adapter_versions, "Its log, newest first." },

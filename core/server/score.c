@@ -56,7 +56,9 @@ void score_answer(void *ctx, struct http_request *r)
     struct app *app = ctx;
     const cJSON *body = http_body(r);
     struct check c = CHECK_INIT("body");
-    struct serving_score_request q = { .call = http_call(r) };
+    struct serving_score_request q = { .call = http_call(r),
+                                       .owner = http_caller(r)->key,
+                                       .prefix = http_caller(r)->prefix };
     const cJSON *messages = NULL;
     check_text(&c, body, "model", 1, 0, &q.model);
     check_list(&c, body, "messages", 1, 1, &messages);
@@ -110,6 +112,9 @@ void models_list(void *ctx, struct http_request *r)
     cJSON *o = cJSON_CreateObject();
     cJSON *data = cJSON_AddStringToObject(o, "object", "list") ? cJSON_AddArrayToObject(o, "data") : NULL;
     for (size_t i = 0; data && i < models.n; i++) {
+        if (models.at[i].adapter[0] && !access_owns(http_caller(r), models.at[i].adapter)) {
+            continue;
+        }
         cJSON *row = models_row(app, &models.at[i]);
         if (!cJSON_AddItemToArray(data, row)) {
             cJSON_Delete(row);

@@ -125,7 +125,7 @@ static void feedback_refused(struct app *app, struct http_request *r, const stru
                              const struct claas_error *err)
 {
     struct claas_error ignored = ERR_INIT;
-    const struct state_audit row = { .owner = "", .action = "refused", .adapter = q->items[0].lora_id, .job = "",
+    const struct state_audit row = { .owner = q->owner, .action = "refused", .adapter = q->items[0].lora_id, .job = "",
                                      .code = err->code, .reason = err->message };
     log_line(LOG_WARNING, "server", "feedback %s refused: %s", http_request_id(r), err->message);
     if (state_audit_add(app->state, &row, &ignored)) {
@@ -202,15 +202,34 @@ static void feedback_submit(struct app *app, struct http_request *r, struct jobs
     }
 }
 
+/* The adapters must be the caller's, and its quota of steps not used up. */
+static int feedback_admit(struct app *app, struct http_request *r, const struct feedback_request *q,
+                          struct claas_error *err)
+{
+    struct adapters *a = atomic_load(&app->adapters);
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && a && http_caller(r)->prefix[0] && i < q->n_items; i++) {
+        struct adapter_name name;
+        rc = app_name(a, r, "lora_id", q->items[i].lora_id, &name, err);
+    }
+    return rc || !app->access ? rc : access_step(app->access, http_caller(r), err);
+}
+
 void train_feedback(void *ctx, struct http_request *r)
 {
     struct app *app = ctx;
     struct check c = CHECK_INIT("body");
-    struct feedback_request q = { .call = http_call(r) };
+    const struct access_caller *caller = http_caller(r);
+    struct feedback_request q = { .call = http_call(r), .owner = caller->key, .anybodys = !access_sees(caller) };
     struct feedback_item *items = feedback_parse(&c, http_body(r), app_config(app, r), &q);
     struct jobs *jobs = app_refused(r, &c) ? NULL : app_jobs(app, r);
     if (jobs && items) {
-        feedback_submit(app, r, jobs, &q);
+        struct claas_error err = ERR_INIT;
+        if (feedback_admit(app, r, &q, &err)) {
+            feedback_refused(app, r, &q, &err);
+        } else {
+            feedback_submit(app, r, jobs, &q);
+        }
     }
     free(items);
 }
@@ -236,7 +255,7 @@ void train_init(void *ctx, struct http_request *r)
 {
     struct app *app = ctx;
     struct check c = CHECK_INIT("body");
-    struct feedback_create q = { .call = http_call(r) };
+    struct feedback_create q = { .call = http_call(r), .owner = http_caller(r)->key };
     check_text(&c, http_body(r), "lora_id", 1, 1, &q.lora_id);
     check_text(&c, http_body(r), "base_model", 0, 0, &q.base_model);
     struct feedback *f = app_refused(r, &c) ? NULL : app_feedback(app, r);
@@ -254,7 +273,10 @@ void train_init(void *ctx, struct http_request *r)
     cJSON_DeleteItemFromObjectCaseSensitive(spec, "base_model");
     q.spec = spec;
     http_deadline(r, app_config(app, r)->limits.train_timeout_ms);
-    if (feedback_create(f, &q, &made, &err) == 0) {
+    char id[ADAPTER_ID_CAP];
+    int rc = adapter_id_strip(q.lora_id, id, &err);
+    rc = rc ? rc : app_may_make(r, "lora_id", id, &err);
+    if (rc == 0 && feedback_create(f, &q, &made, &err) == 0) {
         http_answer(r, 200, init_body(&made));
     } else {
         http_fail(r, &err);

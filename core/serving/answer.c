@@ -493,7 +493,7 @@ static int answer(struct serving *s, struct asking *a, struct serving_answer *ou
         rc = seed_make(a, err);
     }
     if (rc == 0) {
-        rc = lease_take(s, a->r->model, a->r->call, &a->lease, err);
+        rc = lease_take(s, a->r->model, a->r->prefix, a->r->call, &a->lease, err);
     }
     if (rc == 0) {
         rc = receipt_make(s, a, err);

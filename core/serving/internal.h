@@ -75,7 +75,7 @@ struct lease {
     uint64_t n;
     struct claas_digest serve;
 };
-int lease_take(struct serving *s, const char *model, const struct claas_call *call, struct lease *out,
+int lease_take(struct serving *s, const char *model, const char *prefix, const struct claas_call *call, struct lease *out,
                struct claas_error *err);
 void lease_release(struct serving *s, struct lease *lease);
 const struct claas_version *lease_abi(const struct lease *lease);

@@ -140,7 +140,7 @@ static int score_ids(struct serving *s, const struct serving_score_request *r, c
         rc = arrays_make(out, all->ids + n_prompt, (uint32_t)n, r->n_top, err);
     }
     if (rc == 0) {
-        rc = lease_take(s, r->model, r->call, &lease, err);
+        rc = lease_take(s, r->model, r->prefix, r->call, &lease, err);
     }
     if (rc != 0) {
         return rc;

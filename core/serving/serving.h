@@ -88,6 +88,7 @@ struct serving_stream {
 struct serving_request {
     const char *model;                /* as the client said it; null or "": default_model */
     const char *owner;                /* null or "": nobody's */
+    const char *prefix;               /* adapters equal to it or below only; null or "": any */
     const cJSON *messages;            /* chat: array of {role, content}; content of any JSON is coerced to text */
     const char *prompt;               /* text completion */
     size_t prompt_bytes;
@@ -120,7 +121,7 @@ int serving_complete(struct serving *s, const struct serving_request *r, struct 
 /* ---- scoring --------------------------------------------------------------------------------- */
 
 struct serving_score_request {
-    const char *model, *owner;
+    const char *model, *owner, *prefix;
     const cJSON *messages;            /* rendered with the header of an assistant turn */
     const char *completion;
     size_t completion_bytes;

@@ -434,11 +434,22 @@ static int resolve(struct serving *s, const char *model, const struct claas_call
     return rc;
 }
 
-int lease_take(struct serving *s, const char *model, const struct claas_call *call, struct lease *out,
-               struct claas_error *err)
+/* The default model is everybody's: it is what a chat without a name needs. */
+static int is_within(const struct serving *s, const char *prefix, const char *id)
+{
+    size_t n = prefix == NULL ? 0 : strlen(prefix);
+    return n == 0 || id[0] == '\0' || (s->default_model != NULL && strcmp(id, s->default_model) == 0) ||
+           (strncmp(prefix, id, n) == 0 && (id[n] == '/' || id[n] == '\0'));
+}
+
+int lease_take(struct serving *s, const char *model, const char *prefix, const struct claas_call *call,
+               struct lease *out, struct claas_error *err)
 {
     struct adapter_name name;
     int rc = resolve(s, model, call, &name, err);
+    if (rc == 0 && !is_within(s, prefix, name.id)) {
+        rc = err_set(err, CLAAS_ERR_NOT_FOUND, "model", "there is no model '%s'", model);
+    }
     if (rc != 0) {
         return rc;
     }

@@ -535,6 +535,37 @@ int state_open(const char *dir, const struct state_options *options, struct stat
     return 0;
 }
 
+int state_open_beside(const char *dir, struct state **out, struct claas_error *err)
+{
+    struct state *s = calloc(1, sizeof *s);
+    struct stat st;
+    if (s == NULL) {
+        return err_oom(err, "the state database");
+    }
+    s->lock_fd = -1;
+    if (pthread_mutex_init(&s->mutex, NULL) != 0) {
+        free(s);
+        return err_oom(err, "the state database");
+    }
+    s->path = path_join(dir, "state.db");
+    int rc = s->path == NULL ? err_oom(err, "the state database") : 0;
+    if (rc == 0 && lstat(s->path, &st) != 0) {
+        rc = err_errno(err, errno, "state_dir", "cannot open '%s'", s->path);
+    }
+    if (rc == 0) {
+        rc = connect_to(s, s->path, 0, err);
+    }
+    if (rc == 0) {
+        rc = db_current(s, err);
+    }
+    if (rc != 0) {
+        state_close(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
 void state_close(struct state *s)
 {
     if (s == NULL) {

@@ -59,6 +59,8 @@ int db_check(struct state *s, int thorough, struct claas_error *err);
 int db_is_ours(struct state *s, struct claas_error *err);
 /* Tables: makes them or brings them up to date. */
 int db_migrate(struct state *s, struct claas_error *err);
+/* UNSUPPORTED unless the tables are of exactly our version. */
+int db_current(struct state *s, struct claas_error *err);
 
 /* Under the mutex, inside a transaction: what is over the bounds goes. */
 int rollouts_prune(struct state *s, int64_t now_ns, struct claas_error *err);

@@ -62,6 +62,13 @@ static const char *const steps[] = {
     "CREATE INDEX rollouts_rated ON rollouts (seq) WHERE rated > 0;"
     "CREATE INDEX feedback_by_owner ON feedback (owner);"
     "CREATE INDEX feedback_by_time ON feedback (time_ns);",
+    /* 4: API keys and what they have used in the hour and on the day of these numbers. */
+    "CREATE TABLE keys ("
+    " id TEXT PRIMARY KEY, name TEXT NOT NULL, prefix TEXT NOT NULL, rights INTEGER NOT NULL, hash BLOB NOT NULL,"
+    " created_ns INTEGER NOT NULL, expires_ns INTEGER NOT NULL, revoked_ns INTEGER NOT NULL DEFAULT 0,"
+    " requests_a_minute INTEGER NOT NULL, steps_an_hour INTEGER NOT NULL, bytes_a_day INTEGER NOT NULL,"
+    " used_ns INTEGER NOT NULL DEFAULT 0, hour INTEGER NOT NULL DEFAULT 0, hour_steps INTEGER NOT NULL DEFAULT 0,"
+    " day INTEGER NOT NULL DEFAULT 0, day_bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;",
 };
 enum { N_STEPS = sizeof steps / sizeof steps[0] };
 
@@ -86,6 +93,18 @@ static int step_apply(struct state *s, int64_t from, struct claas_error *err)
         rc = db_end(s, rc, "bring up to date", err);
     }
     sqlite3_free(mark);
+    return rc;
+}
+
+int db_current(struct state *s, struct claas_error *err)
+{
+    int64_t version = 0;
+    int rc = pragma(s, "PRAGMA user_version", &version, err);
+    if (rc == 0 && version != N_STEPS) {
+        rc = err_set(err, CLAAS_ERR_UNSUPPORTED, "state_dir",
+                     "cannot open '%s': its tables have version %lld, but this claas needs %d", s->path,
+                     (long long)version, (int)N_STEPS);
+    }
     return rc;
 }
 

@@ -34,6 +34,9 @@ int state_lock(const char *dir, int *out_fd, struct claas_error *err);
  * until close: CONFLICT when another process has it. Makes the database when there is none, brings an older one
  * up to date. `options` may be null. */
 int state_open(const char *dir, const struct state_options *options, struct state **out, struct claas_error *err);
+/* A second connection to the database of a directory that another process may have locked: for keys only. It makes
+ * nothing and brings nothing up to date: NOT_FOUND without a database, UNSUPPORTED with one of another version. */
+int state_open_beside(const char *dir, struct state **out, struct claas_error *err);
 /* Null is fine. */
 void state_close(struct state *s);
 
@@ -164,6 +167,50 @@ struct state_feedbacks { /* newest first; free with state_feedbacks_clear */
 int state_feedback_list(struct state *s, const char *adapter, const char *owner, uint64_t before, uint32_t limit,
                         struct state_feedbacks *out, struct claas_error *err);
 void state_feedbacks_clear(struct state_feedbacks *list);
+
+/* ---- API keys --------------------------------------------------------------------------------- */
+
+#define STATE_KEY_ID_CAP 16
+#define STATE_KEY_NAME_CAP 101   /* 100 bytes and a zero */
+#define STATE_KEY_PREFIX_CAP 201
+
+struct state_key {
+    const char *id;            /* public part, 12 hexadecimal digits */
+    const char *name;          /* for people */
+    const char *prefix;        /* adapters below it are its own; "" = all */
+    uint32_t rights;           /* bits, access/access.h */
+    struct claas_digest hash;  /* SHA-256 of the secret part */
+    int64_t created_ns, expires_ns;                        /* expires 0 = never */
+    int64_t requests_a_minute, steps_an_hour, bytes_a_day; /* 0 = without bound */
+};
+
+struct state_key_use {         /* hour and day: their numbers since 1970, in UTC */
+    int64_t used_ns;           /* 0 = never */
+    int64_t hour, hour_steps, day, day_bytes;
+};
+
+struct state_key_row {
+    char id[STATE_KEY_ID_CAP], name[STATE_KEY_NAME_CAP], prefix[STATE_KEY_PREFIX_CAP];
+    uint32_t rights;
+    struct claas_digest hash;
+    int64_t created_ns, expires_ns, revoked_ns; /* revoked 0 = not */
+    int64_t requests_a_minute, steps_an_hour, bytes_a_day;
+    struct state_key_use use;
+};
+
+struct state_keys { /* by id; free with state_keys_clear */
+    struct state_key_row *at;
+    size_t n;
+};
+
+int state_key_add(struct state *s, const struct state_key *k, struct claas_error *err);
+/* Revoked keys stay listed. NOT_FOUND if there is none. */
+int state_key_revoke(struct state *s, const char *id, int64_t now_ns, struct claas_error *err);
+int state_key_used(struct state *s, const char *id, const struct state_key_use *u, struct claas_error *err);
+int state_key_list(struct state *s, struct state_keys *out, struct claas_error *err);
+void state_keys_clear(struct state_keys *list);
+/* A number that changes when another connection has written. */
+int state_version(struct state *s, int64_t *out, struct claas_error *err);
 
 /* ---- jobs: the journal ----------------------------------------------------------------------- */
 

@@ -243,7 +243,7 @@ START_TEST(old_jobs_and_old_audit_go)
 END_TEST
 
 static const char to_version_1[] =
-    "DROP TABLE jobs; DROP TABLE audit; DROP INDEX rollouts_by_user; DROP INDEX rollouts_by_owner;"
+    "DROP TABLE keys; DROP TABLE jobs; DROP TABLE audit; DROP INDEX rollouts_by_user; DROP INDEX rollouts_by_owner;"
     "DROP INDEX rollouts_rated; DROP INDEX feedback_by_owner; DROP INDEX feedback_by_time;"
     "ALTER TABLE rollouts DROP COLUMN end_user; PRAGMA user_version = 1";
 
