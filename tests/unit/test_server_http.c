@@ -94,6 +94,8 @@ static void setup(void)
                                           .routes = app_routes,
                                           .n_routes = app_n_routes,
                                           .app = &app,
+                                          .admit = app_admit,
+                                          .moved = app_moved,
                                           .answered = count_answer };
     ck_ok(http_start(&options, &app.http, &err), err);
 }
@@ -105,6 +107,8 @@ static void teardown(void)
     jobs_close(atomic_load(&app.jobs));
     feedback_close(atomic_load(&app.feedback));
     serving_close(atomic_load(&app.serving));
+    access_close(app.access);
+    app.access = NULL;
     state_close(app.state);
     toy_house_close(&house);
 }
@@ -1338,6 +1342,159 @@ START_TEST(a_stream_of_events_shows_life_where_nothing_changes)
 }
 END_TEST
 
+/* ---- keys ---- */
+
+static void keys_on(void)
+{
+    char dir[128];
+    (void)snprintf(dir, sizeof dir, "%s/state", house.root);
+    ck_ok(access_open(dir, app.state, ACCESS_ON, &app.access, &err), err);
+}
+
+static void key_make(uint32_t rights, const char *prefix, char header[160], char id[STATE_KEY_ID_CAP])
+{
+    char token[ACCESS_TOKEN_CAP];
+    const struct access_key k = { .name = "test", .prefix = prefix, .rights = rights };
+    ck_ok(access_key_make(app.state, &k, id, token, &err), err);
+    (void)snprintf(header, 160, "Authorization: Bearer %s\r\n", token);
+}
+
+/* Keys must be known before keys_on(): our own connection's writes are not news to it. */
+static int ask_as(const char *header, const char *method, const char *path, const char *body)
+{
+    more_headers = header;
+    int status = ask(method, path, body[0] ? "application/json" : NULL, body, strlen(body));
+    more_headers = "";
+    return status;
+}
+
+static int route_needs(const char *right)
+{
+    return strcmp(right, "chat") == 0       ? ACCESS_CHAT
+           : strcmp(right, "feedback") == 0 ? ACCESS_FEEDBACK
+           : strcmp(right, "admin") == 0    ? ACCESS_ADMIN
+                                            : 0; /* none, loopback; owner: the handler looks */
+}
+
+START_TEST(every_route_asks_for_its_right)
+{
+    static const uint32_t rights[] = { ACCESS_CHAT, ACCESS_FEEDBACK, ACCESS_ADMIN };
+    char headers[3][160];
+    char id[STATE_KEY_ID_CAP];
+    for (size_t k = 0; k < 3; k++) {
+        key_make(rights[k], "", headers[k], id);
+    }
+    keys_on();
+    for (size_t i = 0; i < app_n_routes; i++) {
+        const struct http_route *r = &app_routes[i];
+        char path[128];
+        size_t n = strcspn(r->path, "{");
+        const char *rest = r->path[n] ? strchr(r->path, '}') + 1 : "";
+        (void)snprintf(path, sizeof path, "%.*s%s%s", (int)n, r->path, r->path[n] ? "x" : "", rest);
+        const char *body = r->body ? "{}" : "";
+        int open = strcmp(r->right, "none") == 0 || strcmp(r->right, "loopback") == 0;
+        int status = ask_as("", r->method, path, body);
+        ck_assert_msg(open ? status == 200 : status == 401, "%s %s without a key: %d", r->method, path, status);
+        ck_assert(open || strcasestr(buf_str(&heard), "www-authenticate: bearer"));
+        status = ask_as("Authorization: Bearer sk-dummy\r\n", r->method, path, body);
+        ck_assert_msg(open ? status == 200 : status == 401, "%s %s with a wrong key: %d", r->method, path, status);
+        for (size_t k = 0; k < 3; k++) {
+            uint32_t needs = (uint32_t)route_needs(r->right);
+            int may = !needs || (rights[k] & (needs | ACCESS_ADMIN)) != 0;
+            status = ask_as(headers[k], r->method, path, body);
+            ck_assert_msg(may ? status != 401 && status != 403 : status == 403, "%s %s with right %u: %d", r->method, path,
+                          rights[k], status);
+        }
+    }
+}
+END_TEST
+
+START_TEST(what_is_others_is_not_there)
+{
+    char ann[160];
+    char ben[160];
+    char id[STATE_KEY_ID_CAP];
+    char ben_id[STATE_KEY_ID_CAP];
+    char admin[160];
+    char path[160];
+    char body[512];
+    key_make(ACCESS_CHAT | ACCESS_FEEDBACK, "ann", ann, id);
+    key_make(ACCESS_CHAT | ACCESS_FEEDBACK, "ben/", ben, ben_id);
+    key_make(ACCESS_ADMIN, "", admin, ben_id);
+    keys_on();
+    ck_assert_int_eq(ask_as(ann, "POST", "/v1/lora/init", "{\"lora_id\":\"ann/x\"}"), 200);
+    ck_assert_int_eq(ask_as(ann, "POST", "/v1/lora/init", "{\"lora_id\":\"ben/x\"}"), 403);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "ann/"));
+    ck_assert_int_eq(ask_as(ann, "POST", CHAT, "{\"model\":\"ann/x\"," HI "}"), 200);
+    cJSON *o = answered();
+    (void)snprintf(path, sizeof path, "/v1/rollouts/%s", text_at(o, "id"));
+    (void)snprintf(body, sizeof body, "{\"requests\":[{\"lora_id\":\"ann/x\",\"completion_id\":\"%s\",\"prompt\":\"Hi\","
+                                      "\"response\":\"%s\",\"feedback\":\"f\"}]}",
+                   text_at(o, "id"), text_at(json_get(choice_of(o), "message"), "content"));
+    cJSON_Delete(o);
+    static const struct { const char *method, *path, *body; } rows[] = {
+        { "POST", CHAT, "{\"model\":\"ann/x\"," HI "}" },
+        { "POST", CHAT, "{\"model\":\"ann/x@1\"," HI "}" },
+        { "POST", "/v1/score", "{\"model\":\"ann/x\"," HI ",\"completion\":\"v0\"}" },
+        { "GET", "/v1/adapters?id=ann/x", "" },
+        { "GET", "/v1/adapters/versions?id=ann/x", "" },
+        { "GET", "/v1/lora/export?lora_id=ann/x", "" },
+        { "POST", "/v1/adapters/rollback", "{\"id\":\"ann/x\",\"version\":1}" },
+        { "POST", "/v1/adapters/aliases", "{\"alias\":\"ben/al\",\"id\":\"ann/x\"}" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int others = ask_as(ben, rows[i].method, rows[i].path, rows[i].body);
+        ck_assert_msg(others == 404, "%s %s: %d %s", rows[i].method, rows[i].path, others, buf_str(&heard));
+    }
+    ck_assert_int_eq(ask_as(ben, "GET", path, ""), 404);
+    ck_assert_int_eq(ask_as(ann, "GET", path, ""), 200);
+    ck_assert_int_eq(ask_as(admin, "GET", path, ""), 200);
+    ck_assert_int_eq(ask_as(ben, "POST", "/v1/feedback", body), 404);
+    ck_assert_int_eq(ask_as(ben, "DELETE", path, ""), 200); /* nothing was there for him */
+    ck_assert_int_eq(ask_as(ben, "DELETE", "/v1/lora?lora_id=ann/x", ""), 200);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "false"));
+    ck_assert_int_eq(ask_as(ann, "GET", path, ""), 200);
+    static const char *const lists[] = { "/v1/rollouts", "/v1/lora", "/v1/models" };
+    for (size_t i = 0; i < 3; i++) {
+        ck_assert_int_eq(ask_as(ben, "GET", lists[i], ""), 200);
+        ck_assert_msg(!strstr(answer_body(), "ann/x"), "%s: %s", lists[i], answer_body());
+        ck_assert_int_eq(ask_as(ann, "GET", lists[i], ""), 200);
+        ck_assert_msg(strstr(answer_body(), "ann/x") != NULL, "%s: %s", lists[i], answer_body());
+    }
+    ck_assert_msg(ask_as(ann, "POST", "/v1/feedback", body) == 200, "%s", buf_str(&heard));
+    ck_assert_int_eq(ask_as(ann, "GET", "/v1/jobs", ""), 200);
+    o = answered();
+    (void)snprintf(path, sizeof path, "/v1/jobs/%s", text_at(cJSON_GetArrayItem(json_get(o, "jobs"), 0), "id"));
+    cJSON_Delete(o);
+    ck_assert_int_eq(ask_as(ben, "GET", path, ""), 404);
+    ck_assert_int_eq(ask_as(ben, "DELETE", path, ""), 404);
+    ck_assert_int_eq(ask_as(admin, "GET", path, ""), 200);
+    ck_assert_int_eq(ask_as(ben, "GET", "/v1/jobs", ""), 200);
+    ck_assert_ptr_null(strstr(answer_body(), "ann/x"));
+    ck_assert_int_eq(ask_as(ann, "GET", "/v1/adapters/versions?id=ann/x", ""), 200);
+    ck_assert_ptr_nonnull(strstr(answer_body(), id)); /* whose feedback it was */
+}
+END_TEST
+
+START_TEST(a_quota_ends_requests)
+{
+    char header[160];
+    char id[STATE_KEY_ID_CAP];
+    char token[ACCESS_TOKEN_CAP];
+    const struct access_key k = { .name = "test", .prefix = "", .rights = ACCESS_CHAT, .bytes_a_day = 100 };
+    ck_ok(access_key_make(app.state, &k, id, token, &err), err);
+    keys_on();
+    (void)snprintf(header, sizeof header, "X-API-Key: %s\r\n", token);
+    ck_assert_int_eq(ask_as(header, "POST", CHAT, "{" HI "}"), 200);
+    for (int i = 0, status = 200; status != 429; i++) { /* counted when the request has been cleaned up */
+        status = ask_as(header, "POST", CHAT, "{" HI "}");
+        ck_assert_msg(i < 100 && (status == 200 || status == 429), "%d", status);
+    }
+    ck_assert_ptr_nonnull(strcasestr(buf_str(&heard), "retry-after: "));
+    ck_assert_ptr_nonnull(strstr(answer_body(), "100 bytes a day"));
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("server");
@@ -1376,6 +1533,9 @@ static Suite *suite(void)
     tcase_add_test(t, a_stream_of_events_shows_life_where_nothing_changes);
     tcase_add_test(t, the_queue_is_bounded_and_jobs_can_be_cancelled);
     tcase_add_test(t, a_damaged_alias_does_not_hide_the_others);
+    tcase_add_test(t, every_route_asks_for_its_right);
+    tcase_add_test(t, what_is_others_is_not_there);
+    tcase_add_test(t, a_quota_ends_requests);
     suite_add_tcase(s, t);
     return s;
 }
