@@ -97,7 +97,7 @@ static int copy_as(struct state *s, const char *file, int replace, struct claas_
     }
     int rc = file_fresh(part, err);
     int made = rc == 0;
-    if (rc == 0 && sqlite3_open_v2(part, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW, NULL) != SQLITE_OK) {
+    if (rc == 0 && sqlite3_open_v2(part, &to, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK) {
         rc = err_set(err, CLAAS_ERR_INTERNAL, "file", "cannot open '%s'", part);
     }
     if (rc == 0) {

@@ -204,8 +204,8 @@ const void *block_bytes(struct block *b, sqlite3_stmt *st, int column, size_t *o
 
 static int connect_to(struct state *s, const char *path, int create, struct claas_error *err)
 {
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE |
-                (create ? SQLITE_OPEN_CREATE : 0);
+    /* Not SQLITE_OPEN_NOFOLLOW: that refuses links in the directories too, and state directories may be links. */
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE | (create ? SQLITE_OPEN_CREATE : 0);
     if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK) {
         return s->db == NULL ? err_oom(err, "the state database") : db_error(s, "open", err);
     }

@@ -359,6 +359,37 @@ START_TEST(a_backup_under_load_has_all_that_was_acknowledged)
 }
 END_TEST
 
+/* As below systemd with DynamicUser, where /var/lib/claas is a link to private/claas. */
+START_TEST(a_directory_may_be_a_link)
+{
+    struct state *linked = NULL;
+    char *kept = NULL;
+    char target[96];
+    (void)snprintf(target, sizeof target, "%s/private", dir);
+    ck_ok(dir_make(target, 0700, &err), err);
+    ck_assert_int_eq(symlink("private", in_dir("link")), 0);
+    ck_ok(state_open(in_dir("link"), NULL, &linked, &err), err);
+    ck_ok(state_backup(in_dir("link"), in_dir("link/backup.db"), 0, &err), err);
+    state_close(linked);
+    ck_ok(state_restore(in_dir("link"), in_dir("link/backup.db"), &kept, &err), err);
+    free(kept);
+    ck_ok(state_open(in_dir("link"), NULL, &linked, &err), err);
+    state_close(linked);
+    ck_assert_int_eq(access(in_dir("private/state.db"), F_OK), 0);
+}
+END_TEST
+
+START_TEST(a_database_that_is_a_link_is_refused)
+{
+    state_close(s);
+    s = NULL;
+    ck_assert_int_eq(rename(in_dir("state.db"), in_dir("elsewhere.db")), 0);
+    ck_assert_int_eq(symlink("elsewhere.db", in_dir("state.db")), 0);
+    ck_failed(state_open(dir, NULL, &s, &err), CLAAS_ERR_CORRUPT, err);
+    ck_assert_ptr_nonnull(strstr(err.message, "not a regular file"));
+}
+END_TEST
+
 START_TEST(a_bad_backup_changes_nothing)
 {
     const char *file = in_dir("backup.db");
@@ -426,6 +457,8 @@ static Suite *suite(void)
     tcase_add_test(t, a_backup_of_a_running_state_comes_back);
     tcase_add_test(t, a_backup_replaces_nothing_unasked);
     tcase_add_test(t, a_backup_under_load_has_all_that_was_acknowledged);
+    tcase_add_test(t, a_directory_may_be_a_link);
+    tcase_add_test(t, a_database_that_is_a_link_is_refused);
     tcase_add_loop_test(t, a_bad_backup_changes_nothing, 0, 3);
     tcase_add_test(t, damage_tells_the_way_out);
     suite_add_tcase(all, t);
