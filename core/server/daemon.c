@@ -316,14 +316,22 @@ static int daemon_open_feedback(struct daemon *d, struct claas_error *err)
     return rc ? rc : daemon_open_jobs(d, pauses, err);
 }
 
-/* Waits for so long (0: for ever): 1 when the daemon stops before, 2 when it reloads. */
-static int keeper_sleep(struct daemon *d, int64_t ms)
+/* How many reloads there were: to be asked before what they change is looked at, or one in between is slept through. */
+static unsigned keeper_reloads(struct daemon *d)
+{
+    (void)pthread_mutex_lock(&d->lock);
+    unsigned reloads = d->reloads;
+    (void)pthread_mutex_unlock(&d->lock);
+    return reloads;
+}
+
+/* Waits for so long (0: for ever): 1 when the daemon stops before, 2 when there are other reloads than these. */
+static int keeper_sleep(struct daemon *d, int64_t ms, unsigned reloads)
 {
     int64_t until = clock_mono_ns() + ms * 1000000;
     struct timespec at = { .tv_sec = (time_t)(until / 1000000000), .tv_nsec = (long)(until % 1000000000) };
     int late = 0;
     (void)pthread_mutex_lock(&d->lock);
-    unsigned reloads = d->reloads;
     while (!d->stopping && !late && d->reloads == reloads) {
         late = ms > 0 ? pthread_cond_timedwait(&d->wake, &d->lock, &at) != 0 : pthread_cond_wait(&d->wake, &d->lock) != 0;
     }
@@ -364,12 +372,14 @@ static int64_t keeper_every(struct daemon *d)
 /* The first sweep comes soon, for daemons that never run for long, but not in the way of the first requests. */
 static void keeper_keep(struct daemon *d)
 {
+    unsigned reloads = keeper_reloads(d);
     int64_t every = keeper_every(d);
     int64_t wait = every < FIRST_SWEEP_MS ? every : FIRST_SWEEP_MS;
-    for (int why; (why = keeper_sleep(d, wait)) != 1;) {
+    for (int why; (why = keeper_sleep(d, wait, reloads)) != 1;) {
         if (why == 0) {
             keeper_sweep(d);
         }
+        reloads = keeper_reloads(d);
         wait = keeper_every(d);
     }
 }
