@@ -481,9 +481,10 @@ static int daemon_write_port(struct daemon *d, struct claas_error *err)
     return rc;
 }
 
-int daemon_start(struct daemon *d, struct claas_error *err)
+int daemon_start(struct daemon *d, int *out_exit, struct claas_error *err)
 {
     const struct config *c = d->config;
+    *out_exit = DAEMON_FAILED;
     d->app.config = c;
     d->app.snapshots = &d->snapshots;
     metrics_init(&d->app.metrics);
@@ -493,6 +494,7 @@ int daemon_start(struct daemon *d, struct claas_error *err)
     }
     int rc = daemon_open_state(d, err);
     if (rc) {
+        *out_exit = rc == CLAAS_ERR_CONFLICT ? DAEMON_TAKEN : DAEMON_FAILED; /* only the lock is in conflict */
         return rc;
     }
     const struct http_options options = {

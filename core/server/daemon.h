@@ -12,7 +12,7 @@
 struct daemon;
 
 /* Exit statuses of claasd (exemplars of daemons agree on these). */
-enum { DAEMON_OK = 0, DAEMON_FAILED = 1, DAEMON_USAGE = 2, DAEMON_PLUGIN = 5, DAEMON_CONFIG = 6 };
+enum { DAEMON_OK = 0, DAEMON_FAILED = 1, DAEMON_USAGE = 2, DAEMON_PLUGIN = 5, DAEMON_CONFIG = 6, DAEMON_TAKEN = 8 };
 
 /* Loads the plugins that are configured and checks their options; touches neither device nor network nor state. The
  * configuration outlives the daemon. On failure *out_exit is the status to leave with. */
@@ -24,8 +24,9 @@ int daemon_print(const struct daemon *d, struct buf *out, struct claas_error *er
 /* A listening socket, taken over, to be used instead of the configured address; before daemon_start. */
 void daemon_inherit(struct daemon *d, int listener);
 
-/* Locks the state directory, listens, writes claasd.port, and begins to open the rest in a thread. */
-int daemon_start(struct daemon *d, struct claas_error *err);
+/* Locks the state directory, listens, writes claasd.port, and begins to open the rest in a thread. On failure *out_exit is
+ * the status to leave with: DAEMON_TAKEN where another process has the state directory. */
+int daemon_start(struct daemon *d, int *out_exit, struct claas_error *err);
 
 /* Becomes readable when opening has failed; then daemon_failure tells the exit status, and why. */
 int daemon_failed_fd(const struct daemon *d);

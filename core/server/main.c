@@ -225,7 +225,7 @@ static int serve(struct daemon *d, const struct flags *f, const sigset_t *set, i
     struct claas_error err = ERR_INIT;
     limits_raise();
     int status = DAEMON_FAILED;
-    if (inherit(d, &err) || daemon_start(d, &err)) {
+    if (inherit(d, &err) || daemon_start(d, &status, &err)) {
         log_line(LOG_ERROR, "server", "%s", err.message);
     } else {
         status = run_until_signal(d, f, signals);

@@ -127,7 +127,7 @@ it_stops()
 a_second_one_is_refused()
 {
     "$build/run-claasd" -c "$work/claasd.yaml" 2>"$work/second"
-    equal $? 1 || return 1
+    equal $? 8 || return 1
     holder=$(sed -n 's/^MAINPID=//p' "$work/told" | tail -1)
     cat "$work/second"
     grep -q "another claas process has it, pid $holder\$" "$work/second"
