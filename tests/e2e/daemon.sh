@@ -159,7 +159,28 @@ it_ends_with_its_parent()
     kill -9 "$parent"
     ended "$parent"
     child=$(cat "$work/child")
-    until_ok test ! -e "$work/state/claasd.port" && until_ok test ! -d "/proc/$child"
+    daemons="$daemons $child"
+    until_ok test ! -e "$work/state/claasd.port" && until_ok test ! -d "/proc/$child" || return 1
+    ended "$child" || true # no child of ours: only so that its number is forgotten
+}
+
+# The parent has ended before it is watched: no signal will come.
+it_ends_with_a_parent_that_was_quicker()
+{
+    # shellcheck disable=SC2016 # for the inner shell
+    LATE_PRCTL="$work/late" sh -c 'ASAN_OPTIONS=$ASAN_OPTIONS:verify_asan_link_order=0 LD_PRELOAD=$5 \
+        "$1" -c "$2" --exit-with-parent 2>>"$3" & echo $! >"$4"; while :; do sleep 1; done' - "$build/run-claasd" \
+        "$work/claasd.yaml" "$work/log" "$work/child" "$build/tests/e2e/.libs/late_prctl.so" &
+    parent=$!
+    daemons="$daemons $parent"
+    until_ok test -e "$work/late" || return 1
+    kill -9 "$parent"
+    ended "$parent"
+    child=$(cat "$work/child")
+    daemons="$daemons $child"
+    until_ok test ! -d "/proc/$child" || return 1
+    ended "$child" || true
+    logged "stopping: the parent process has ended" && test ! -e "$work/state/claasd.port"
 }
 
 # What -T prints is a configuration, and the same one: also where an engine that is not open has the settings' table.
@@ -212,4 +233,5 @@ ok "and stops at last" it_stops
 
 rm -f "$work/state/claasd.port"
 ok "it ends with its parent" it_ends_with_its_parent
+ok "and with one that had ended before" it_ends_with_a_parent_that_was_quicker
 done_testing
