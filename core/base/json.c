@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/utf8.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,7 +126,11 @@ int json_parse(const char *text, size_t n, const char *name, cJSON **out, struct
         return err_set(err, CLAAS_ERR_INVALID, name, "%s has a text with the character U+0000", name);
     }
     const char *end = NULL;
+    errno = 0; /* cJSON does not say why; malloc does (POSIX), and nothing behind it touches that */
     cJSON *value = cJSON_ParseWithLengthOpts(text, n, &end, 0);
+    if (!value && errno == ENOMEM) {
+        return err_oom(err, "reading JSON");
+    }
     if (!value || !end || !json_only_blanks(end, text + n)) {
         cJSON_Delete(value);
         return err_set(err, CLAAS_ERR_INVALID, name, "%s is not valid JSON at line %zu", name,
@@ -146,6 +151,24 @@ int json_parse(const char *text, size_t n, const char *name, cJSON **out, struct
 char *json_print(const cJSON *value)
 {
     return cJSON_PrintUnformatted(value);
+}
+
+int json_put(cJSON *object, const char *name, cJSON *item)
+{
+    if (!object || !item || !cJSON_AddItemToObject(object, name, item)) {
+        cJSON_Delete(item);
+        return -1;
+    }
+    return 0;
+}
+
+int json_push(cJSON *array, cJSON *item)
+{
+    if (!array || !item || !cJSON_AddItemToArray(array, item)) {
+        cJSON_Delete(item);
+        return -1;
+    }
+    return 0;
 }
 
 const cJSON *json_get(const cJSON *object, const char *name)
