@@ -37,6 +37,7 @@ struct cli {
     /* global options */
     const char *url;
     const char *key_file; /* bearer token, or null */
+    const char *ca_file;  /* certificates to trust, or null: the system's */
     int json;             /* print the daemon's answer as it is */
     int quiet;            /* no progress */
     /* of this command */

@@ -79,7 +79,10 @@ static int client_open(const struct cli *c, const char *url, struct client_trans
     while (base > 0 && c->url[base - 1] == '/') {
         base--;
     }
-    if (url[0] == '/') {
+    int is_unix = strncmp(c->url, "unix:/", 6) == 0;
+    if (url[0] == '/' && is_unix) {
+        buf_adds(&full, "http://localhost");
+    } else if (url[0] == '/') {
         buf_add(&full, c->url, base);
     }
     buf_adds(&full, url);
@@ -99,6 +102,12 @@ static int client_open(const struct cli *c, const char *url, struct client_trans
         (void)curl_easy_setopt(t->curl, CURLOPT_CONNECTTIMEOUT, 10L);
         (void)curl_easy_setopt(t->curl, CURLOPT_NOSIGNAL, 1L);
         (void)curl_easy_setopt(t->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+        if (t->is_daemon && is_unix) {
+            (void)curl_easy_setopt(t->curl, CURLOPT_UNIX_SOCKET_PATH, c->url + 5);
+        }
+        if (t->is_daemon && c->ca_file && c->ca_file[0]) {
+            (void)curl_easy_setopt(t->curl, CURLOPT_CAINFO, c->ca_file);
+        }
     }
     return rc;
 }

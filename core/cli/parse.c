@@ -17,6 +17,7 @@
 static const struct cli_option cli_globals[] = {
     { "url", "URL", "the daemon, else CLAAS_URL, else http://127.0.0.1:8080" },
     { "api-key-file", "FILE", "key to send, else CLAAS_API_KEY_FILE" },
+    { "ca-file", "FILE", "certificates to trust, else CLAAS_CA_FILE, else the system's" },
     { "json", NULL, "print the daemon's answer as JSON" },
     { "quiet", NULL, "no progress" },
     { "help", NULL, "this text" },
@@ -144,9 +145,10 @@ static int cli_set_global(struct cli *c, struct cli_words *w, int index, const c
     switch (index) {
     case 0: c->url = value; break;
     case 1: c->key_file = value; break;
-    case 2: c->json = 1; break;
-    case 3: c->quiet = 1; break;
-    case 4: w->wants_help = 1; break;
+    case 2: c->ca_file = value; break;
+    case 3: c->json = 1; break;
+    case 4: c->quiet = 1; break;
+    case 5: w->wants_help = 1; break;
     default: w->wants_version = 1; break;
     }
     return 0;
@@ -237,6 +239,7 @@ int cli_parse(struct cli *c, size_t n, char **words, FILE *complaints)
     *c = (struct cli){ 0 };
     c->url = getenv("CLAAS_URL");
     c->key_file = getenv("CLAAS_API_KEY_FILE");
+    c->ca_file = getenv("CLAAS_CA_FILE");
     if (!c->url || !c->url[0]) {
         c->url = "http://127.0.0.1:8080";
     }

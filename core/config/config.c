@@ -210,10 +210,14 @@ static int fill_listen(struct config *config, struct claas_error *err)
     if (!config->text) {
         return err_oom(err, "reading the configuration");
     }
+    if (strncmp(config->text, "unix:/", 6) == 0) {
+        config->listen_path = config->text + 5;
+        return config->tls.certificate ? node_refuse(&place, "listen", err, "listen: a Unix socket does not take 'tls'") : 0;
+    }
     if (listen_split(config->text, &config->listen_host, &config->listen_port) != 0) {
         return node_refuse(&place, "listen", err,
-                           "listen: expected an address and a port such as 127.0.0.1:8080 or "
-                           "[::1]:8080, found '%.100s'",
+                           "listen: expected an address and a port such as 127.0.0.1:8080 or [::1]:8080, or unix:/PATH, "
+                           "found '%.100s'",
                            config->listen);
     }
     int loopback = host_is_loopback(config->listen_host);
@@ -290,6 +294,7 @@ void fill_numbers(struct config *config, const struct claas_value *v)
     config->jobs.audit_ms = v[KEY_JOBS_AUDIT].i;
     config->limits.body_bytes = v[KEY_LIMITS_BODY].i;
     config->limits.connections = v[KEY_LIMITS_CONNECTIONS].i;
+    config->limits.connections_per_address = v[KEY_LIMITS_CONNECTIONS_PER_ADDRESS].i;
     config->limits.prompt_tokens = v[KEY_LIMITS_PROMPT_TOKENS].i;
     config->limits.response_tokens = v[KEY_LIMITS_RESPONSE_TOKENS].i;
     config->limits.default_tokens = v[KEY_LIMITS_DEFAULT_TOKENS].i;
@@ -308,7 +313,22 @@ static void fill_access(struct config *config)
     config->access.keys = strcmp(keys, "on") == 0    ? CONFIG_KEYS_ON
                           : strcmp(keys, "off") == 0 ? CONFIG_KEYS_OFF
                                                      : CONFIG_KEYS_AUTO;
+    config->access.socket_mode = (mode_t)strtol(config->values.values[KEY_ACCESS_SOCKET_MODE].s, NULL, 8);
     config->access.open_to_network = config->values.values[KEY_ACCESS_OPEN_TO_NETWORK].i != 0;
+}
+
+static int fill_tls(struct config *config, struct claas_error *err)
+{
+    const struct config_node *node = node_get(config->root, "tls");
+    struct node_place place = node ? node->place : config_place(config);
+    const char *certificate = config->values.values[KEY_TLS_CERTIFICATE].s;
+    const char *key = config->values.values[KEY_TLS_KEY].s;
+    config->tls.certificate = certificate && certificate[0] ? certificate : NULL;
+    config->tls.key = key && key[0] ? key : NULL;
+    if (!config->tls.certificate != !config->tls.key) {
+        return node_refuse(&place, "tls", err, "tls: expected both 'certificate' and 'key', found one of them");
+    }
+    return 0;
 }
 
 static int fill(struct config *config, struct claas_error *err)
@@ -325,6 +345,7 @@ static int fill(struct config *config, struct claas_error *err)
     fill_numbers(config, v);
     fill_access(config);
     int rc = fill_log(config, err);
+    rc = rc ? rc : fill_tls(config, err);
     rc = rc ? rc : fill_listen(config, err);
     rc = rc ? rc : fill_section(config, "engine", KEY_ENGINE_PLUGIN, &config->engine, err);
     rc = rc ? rc : fill_section(config, "storage", KEY_STORAGE_PLUGIN, &config->storage, err);

@@ -14,6 +14,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct config_node;   /* a piece of YAML with its position */
 struct config_origin; /* where it came from */
@@ -31,12 +32,17 @@ enum config_shares { CONFIG_SHARES_NONE, CONFIG_SHARES_PAUSE, CONFIG_SHARES_SLEE
 struct config {
     const char *file;        /* as given */
     const char *listen;      /* as written, "127.0.0.1:8080" */
+    const char *listen_path; /* of a Unix socket; null: the next two */
     const char *listen_host; /* "127.0.0.1" or "::1" */
     uint16_t listen_port;    /* 0: any free one */
     struct {
         enum config_keys keys;
         int open_to_network; /* 1: strangers may do anything */
+        mode_t socket_mode;
     } access;
+    struct {
+        const char *certificate, *key; /* both null: plain HTTP */
+    } tls;
     const char *state_dir;   /* absolute */
     const char *plugin_path; /* a directory, or null */
     struct log_settings log;
@@ -70,7 +76,7 @@ struct config {
     } jobs;
     struct {
         int64_t body_bytes;
-        int64_t connections;
+        int64_t connections, connections_per_address;
         int64_t prompt_tokens;      /* 0 = the model's context */
         int64_t response_tokens;    /* most max_tokens may be */
         int64_t default_tokens;     /* max_tokens when a request names none */

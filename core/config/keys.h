@@ -19,6 +19,12 @@
       "whether requests need an API key; auto asks for one as soon as one has been made") \
     X(ACCESS_OPEN_TO_NETWORK, "access.open_to_network", CLAAS_BOOL, "false", NULL, KEYS_ANY, \
       "allow strangers from other machines to do anything, without a key") \
+    X(ACCESS_SOCKET_MODE, "access.socket_mode", CLAAS_TEXT, "0660", "0600|0660|0666", KEYS_ANY, \
+      "who may connect to a Unix socket, as permissions of its file") \
+    X(TLS_CERTIFICATE, "tls.certificate", CLAAS_PATH, NULL, NULL, KEYS_ANY, \
+      "certificate with its chain, PEM; with it HTTPS is spoken") \
+    X(TLS_KEY, "tls.key", CLAAS_PATH, NULL, NULL, KEYS_ANY, \
+      "its private key, PEM") \
     X(STATE_DIR, "state_dir", CLAAS_PATH, "/var/lib/claas", NULL, KEYS_ANY, \
       "directory for rollouts, caches and the lock of this daemon") \
     X(PLUGIN_PATH, "plugin_path", CLAAS_PATH, NULL, NULL, KEYS_ANY, \
@@ -74,6 +80,8 @@
       "largest body of a request") \
     X(LIMITS_CONNECTIONS, "limits.connections", CLAAS_INT, "1024", NULL, (1, 65536), \
       "connections at one time") \
+    X(LIMITS_CONNECTIONS_PER_ADDRESS, "limits.connections_per_address", CLAAS_INT, "0", NULL, (0, 65536), \
+      "connections at one time from one address; 0 means no bound of its own") \
     X(LIMITS_PROMPT_TOKENS, "limits.prompt_tokens", CLAAS_INT, "0", NULL, (0, 16777216), \
       "longest prompt in tokens; 0 allows the model's context") \
     X(LIMITS_RESPONSE_TOKENS, "limits.response_tokens", CLAAS_INT, "32768", NULL, (1, 16777216), \

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 const struct config *app_config(const struct app *app, const struct http_request *r)
 {
@@ -101,9 +102,10 @@ int app_admit(void *ctx, struct http_request *r, const struct http_route *route,
     if (open) {
         return 0;
     }
-    if (!app->access) {
+    uid_t uid = 0;
+    if (!app->access || (http_peer(r, &uid) && (uid == geteuid() || uid == 0))) {
         *out = (struct access_caller){ .rights = ACCESS_CHAT | ACCESS_FEEDBACK | ACCESS_ADMIN };
-        return 0;
+        return 0; /* who may signal and read this process needs no key */
     }
     int rc = access_admit(app->access, app_token(r), out, err);
     return rc ? rc : app_right(out, route->right, err);

@@ -15,6 +15,7 @@
 #include "server/app.h"
 #include "server/notify.h"
 #include "server/snapshot.h"
+#include "server/tls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -497,7 +498,17 @@ int daemon_start(struct daemon *d, int *out_exit, struct claas_error *err)
         *out_exit = rc == CLAAS_ERR_CONFLICT ? DAEMON_TAKEN : DAEMON_FAILED; /* only the lock is in conflict */
         return rc;
     }
+    if (c->tls.certificate) {
+        rc = tls_load(c->tls.certificate, c->tls.key, err);
+        if (rc) {
+            return rc;
+        }
+    }
     const struct http_options options = {
+        .path = c->listen_path,
+        .path_mode = c->access.socket_mode,
+        .tls = c->tls.certificate != NULL,
+        .connections_per_address = (uint32_t)c->limits.connections_per_address,
         .host = c->listen_host,
         .port = c->listen_port,
         .listener = d->listener >= 0 ? &d->listener : NULL,
@@ -523,9 +534,12 @@ int daemon_start(struct daemon *d, int *out_exit, struct claas_error *err)
     }
     if (d->listener >= 0) {
         log_line(LOG_INFO, "server", "listening on the socket handed down, port %u", http_port(d->app.http));
+    } else if (c->listen_path) {
+        log_line(LOG_INFO, "server", "listening on unix:%s", c->listen_path);
     } else {
-        log_line(LOG_INFO, "server", strchr(c->listen_host, ':') ? "listening on http://[%s]:%u" : "listening on http://%s:%u",
-                 c->listen_host, http_port(d->app.http));
+        int six = strchr(c->listen_host, ':') != NULL;
+        log_line(LOG_INFO, "server", "listening on http%s://%s%s%s:%u", c->tls.certificate ? "s" : "", six ? "[" : "",
+                 c->listen_host, six ? "]" : "", http_port(d->app.http));
     }
     if (pthread_create(&d->keeper, NULL, keeper_main, d)) {
         return err_set(err, CLAAS_ERR_EXHAUSTED, "", "cannot start a thread");
@@ -599,6 +613,12 @@ int daemon_reload(struct daemon *d, struct config *config, struct claas_error *e
     if (rc) {
         return rc;
     }
+    if (d->config->tls.certificate) { /* the files may hold others by now */
+        rc = tls_load(d->config->tls.certificate, d->config->tls.key, err);
+        if (rc) {
+            return rc;
+        }
+    }
     config_rebase(config, d->config, reload_fixed, NULL);
     rc = snapshots_swap(&d->snapshots, config, err);
     if (rc) {
@@ -669,6 +689,7 @@ void daemon_free(struct daemon *d)
     }
     option_values_clear(&d->training);
     option_table_clear(&d->training_table);
+    tls_close();
     access_close(d->app.access);
     state_close(d->app.state);
     host_free(d->host);

@@ -4,6 +4,8 @@
 #include "config.h"
 
 #include "server/http_private.h"
+#include "server/listen.h"
+#include "server/tls.h"
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -388,45 +390,6 @@ static size_t http_unescape(void *ctx, struct MHD_Connection *connection, char *
 
 /* ---- the daemon -------------------------------------------------------------------------------------------------------------- */
 
-static int listen_open(const struct http_options *o, uint16_t *out_port, struct claas_error *err)
-{
-    struct sockaddr_in6 six = { .sin6_family = AF_INET6, .sin6_port = htons(o->port) };
-    struct sockaddr_in four = { .sin_family = AF_INET, .sin_port = htons(o->port) };
-    int is_six = strchr(o->host, ':') != NULL;
-    struct sockaddr *at = is_six ? (struct sockaddr *)&six : (struct sockaddr *)&four;
-    socklen_t bytes = is_six ? sizeof six : sizeof four;
-    void *where = is_six ? (void *)&six.sin6_addr : (void *)&four.sin_addr;
-    if (inet_pton(at->sa_family, o->host, where) != 1) {
-        return err_set(err, CLAAS_ERR_INVALID, "listen", "cannot listen on '%s': not an address", o->host);
-    }
-    int fd = socket(at->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int on = 1;
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) || bind(fd, at, bytes) ||
-        listen(fd, 1024) || getsockname(fd, at, &bytes)) {
-        int rc = err_errno(err, errno, "listen", "cannot listen on '%s' port %u", o->host, o->port);
-        if (fd >= 0) {
-            (void)close(fd); /* nothing was written to it */
-        }
-        return rc;
-    }
-    *out_port = ntohs(is_six ? six.sin6_port : four.sin_port);
-    return fd;
-}
-
-/* One that somebody else opened; a Unix socket has no port. */
-static int listen_inherit(int fd, uint16_t *out_port)
-{
-    struct sockaddr_storage at = { 0 };
-    socklen_t bytes = sizeof at;
-    *out_port = 0;
-    if (getsockname(fd, (struct sockaddr *)&at, &bytes) == 0) {
-        *out_port = at.ss_family == AF_INET    ? ntohs(((struct sockaddr_in *)&at)->sin_port)
-                    : at.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&at)->sin6_port)
-                                               : 0;
-    }
-    return fd;
-}
-
 __attribute__((format(printf, 2, 0))) static void http_log(void *ctx, const char *fmt, va_list args)
 {
     char line[512];
@@ -436,23 +399,42 @@ __attribute__((format(printf, 2, 0))) static void http_log(void *ctx, const char
     log_line(LOG_DEBUG, "http", "%s", line);
 }
 
+static int http_listen(const struct http_options *o, int *out_fd, struct claas_error *err)
+{
+    if (o->listener) {
+        *out_fd = *o->listener;
+        return 0;
+    }
+    return o->path ? listen_unix(o->path, o->path_mode, out_fd, err) : listen_tcp(o->host, o->port, out_fd, err);
+}
+
 static int http_daemon(struct http *h, struct claas_error *err)
 {
-    int fd = h->o.listener ? listen_inherit(*h->o.listener, &h->port) : listen_open(&h->o, &h->port, err);
-    if (fd < 0 || err->code) {
-        return err->code;
+    int fd = -1;
+    int rc = http_listen(&h->o, &fd, err);
+    if (rc) {
+        return rc;
     }
+    h->port = listen_port(fd);
     unsigned seconds = (h->o.idle_ms + 999) / 1000;
+    struct MHD_OptionItem tls[] = {
+        { MHD_OPTION_HTTPS_PRIORITIES, 0, (char *)"NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2" },
+        { MHD_OPTION_HTTPS_CERT_CALLBACK, 0, tls_callback() },
+        { MHD_OPTION_END, 0, NULL },
+    };
     h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        request_access, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG |
+            (h->o.tls ? MHD_USE_TLS : 0),
+        0, NULL, NULL, request_access, h, MHD_OPTION_EXTERNAL_LOGGER, http_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
         MHD_OPTION_NOTIFY_COMPLETED, request_completed, h, MHD_OPTION_CONNECTION_LIMIT, h->o.connections,
         MHD_OPTION_CONNECTION_TIMEOUT, seconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(32 * 1024),
-        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_UNESCAPE_CALLBACK, http_unescape, NULL, MHD_OPTION_END);
+        MHD_OPTION_PER_IP_CONNECTION_LIMIT, h->o.connections_per_address,
+        MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_UNESCAPE_CALLBACK, http_unescape, NULL, MHD_OPTION_ARRAY,
+        h->o.tls ? tls : tls + 2, MHD_OPTION_END);
     if (!h->daemon) {
         (void)close(fd); /* nothing was written to it */
-        return err_set(err, CLAAS_ERR_INTERNAL, "listen", "cannot start the HTTP server on '%s' port %u", h->o.host,
-                       h->port);
+        return err_set(err, CLAAS_ERR_INTERNAL, "listen", "cannot start the HTTP server on '%s'",
+                       h->o.path ? h->o.path : h->o.host);
     }
     return 0;
 }
@@ -579,6 +561,9 @@ void http_stop(struct http *h, uint32_t grace_ms)
         }
         http_flush(h);
         MHD_stop_daemon(h->daemon);
+        if (h->o.path && !h->o.listener) {
+            (void)unlink(h->o.path); /* at worst it stays: the next start replaces it */
+        }
     }
     pool_free(h->pool);
     (void)pthread_cond_destroy(&h->left);

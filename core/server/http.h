@@ -13,6 +13,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct http;
 struct http_request;
@@ -38,7 +39,11 @@ struct http_route {
 struct http_options {
     const char *host;          /* "127.0.0.1" or "::1" */
     uint16_t port;             /* 0: any free one */
-    const int *listener;       /* a listening socket to take over instead of those two; null: none */
+    const char *path;          /* a Unix socket instead of those two, with the permissions path_mode; null: none */
+    mode_t path_mode;
+    const int *listener;       /* a listening socket to take over instead; null: none */
+    int tls;                   /* 1: with the certificate of tls_load */
+    uint32_t connections_per_address; /* at most so many; 0: no bound but the next */
     uint32_t connections;      /* at most so many; further ones wait in the kernel's queue */
     uint32_t waiters;          /* requests that may sleep at one time until something has happened [128] */
     uint32_t idle_ms;          /* a silent connection is closed; a body must be there within four times this */
@@ -98,6 +103,8 @@ const char *http_query(const struct http_request *r, const char *name);
 const struct access_caller *http_caller(const struct http_request *r);
 /* 1: the client is on this machine. */
 int http_is_local(const struct http_request *r);
+/* 1: it came through a Unix socket, from a process of this user. */
+int http_peer(const struct http_request *r, uid_t *out);
 /* The body: parsed, an object; null in routes without one. Lives as long as the request. */
 const cJSON *http_body(const struct http_request *r);
 /* Token for calls into other rooms; cancelled when the daemon stops. */

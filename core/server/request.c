@@ -94,6 +94,21 @@ int http_is_local(const struct http_request *r)
     return at->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)at)->sin6_addr);
 }
 
+int http_peer(const struct http_request *r, uid_t *out)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct ucred peer = { 0 };
+    struct sockaddr_storage at = { 0 };
+    socklen_t bytes = sizeof peer;
+    socklen_t at_bytes = sizeof at;
+    if (!info || getsockname(info->connect_fd, (struct sockaddr *)&at, &at_bytes) || at.ss_family != AF_UNIX ||
+        getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes)) {
+        return 0;
+    }
+    *out = peer.uid;
+    return 1;
+}
+
 const cJSON *http_body(const struct http_request *r)
 {
     return r->body;
