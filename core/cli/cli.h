@@ -114,6 +114,7 @@ int cli_adapter_export(struct cli *c);
 int cli_adapter_delete(struct cli *c);
 int cli_rollout_list(struct cli *c);
 int cli_rollout_show(struct cli *c);
+int cli_rollout_delete(struct cli *c);
 int cli_backup(struct cli *c);
 int cli_restore(struct cli *c);
 int cli_key_add(struct cli *c);

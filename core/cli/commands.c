@@ -49,6 +49,10 @@ static const struct cli_option export_options[] = {
 static const struct cli_option rollout_options[] = { { "model", "ID", "of this adapter only" },
                                                      { "limit", "N", "at most so many" },
                                                      { NULL, NULL, NULL } };
+static const struct cli_option forget_options[] = { { "user", "NAME", "all answers to this end user" },
+                                                    { "owner", "KEY", "all that this key has" },
+                                                    { "yes", NULL, "ask nothing" },
+                                                    { NULL, NULL, NULL } };
 static const struct cli_option fetch_options[] = {
     { "sha256", "HEX", "digest the file must have" },
     { "output", "FILE", "by default the last part of the address" },
@@ -98,6 +102,7 @@ const struct cli_command cli_commands[] = {
     { "rollout list", "", "recorded answers, newest first", rollout_options, 0, 0,
       cli_rollout_list },
     { "rollout show", "ID", "one recorded answer", no_options, 1, 1, cli_rollout_show },
+    { "rollout delete", "[ID]", "forget one, or all of a user or key", forget_options, 0, 1, cli_rollout_delete },
     { "backup", "FILE", "copy claasd's records, also while it runs", backup_options, 1, 1, cli_backup },
     { "restore", "FILE", "bring a backup back, while claasd is stopped", state_options, 1, 1, cli_restore },
     { "key add", "NAME", "make an API key and print it, this once", key_options, 1, 1, cli_key_add },

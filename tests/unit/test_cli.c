@@ -9,6 +9,7 @@
 #include "cli/print.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
 #include <unistd.h>
@@ -301,6 +302,47 @@ static char *printed_by(const char *answer, const char *words, int *out_status)
     return said.data ? buf_take(&said) : strdup("");
 }
 
+#define GONE "{\"deleted\":true,\"rollouts\":2,\"feedback_records\":1,\"jobs_cancelled\":[\"1f\"]," \
+             "\"versions_trained\":[{\"adapter\":\"me/x\",\"version\":7,\"feedback\":\"f1\"}],\"more_versions\":false}"
+
+START_TEST(forgetting_tells_what_was_learnt)
+{
+    static const struct {
+        const char *answer, *words, *says;
+        int exit;
+    } rows[] = {
+        { OK_JSON GONE, "rollout delete c-1 --yes", "me/x", CLI_OK },
+        { OK_JSON GONE, "rollout delete --user ada --yes", "deleted 2 rollouts", CLI_OK },
+        { OK_JSON GONE, "rollout delete --owner k --user ada --yes --json", "\"version\":", CLI_OK },
+        { OK_JSON "{\"deleted\":false}", "rollout delete c-1 --yes", "", CLI_FAILED },
+        { OK_JSON "{\"deleted\":false}", "rollout delete --user ada --yes", "deleted 0 rollouts", CLI_OK },
+        { "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", "rollout delete c-1 --yes", "", CLI_NOT_PERMITTED },
+    };
+    int status = 0;
+    char *said = printed_by(rows[_i].answer, rows[_i].words, &status);
+    ck_assert_int_eq(status, rows[_i].exit);
+    ck_assert_msg(strstr(said, rows[_i].says) != NULL, "%s", said);
+    free(said);
+}
+END_TEST
+
+/* Nobody is asked by a pipe, and nothing is deleted without a word. */
+START_TEST(forgetting_wants_a_word)
+{
+    static const char *const rows[] = { "rollout delete c-1", "rollout delete --user ada", "rollout delete --yes",
+                                        "rollout delete c-1 --user ada --yes", "rollout delete ../x --yes" };
+    struct cli c;
+    int was = dup(STDIN_FILENO);
+    int none = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    (void)dup2(none, STDIN_FILENO);
+    ck_assert_int_eq(parse(&c, rows[_i]), 0);
+    ck_assert_int_eq(c.command->run(&c), CLI_USAGE);
+    (void)dup2(was, STDIN_FILENO);
+    (void)close(none);
+    (void)close(was);
+}
+END_TEST
+
 START_TEST(jobs_are_watched_to_their_end)
 {
     static const struct {
@@ -408,6 +450,8 @@ static Suite *suite(void)
     tcase_add_loop_test(t, deleting_nothing_is_told, 0, 4);
     tcase_add_loop_test(t, jobs_are_watched_to_their_end, 0, 9);
     tcase_add_test(t, what_is_no_job_id_is_not_asked_for);
+    tcase_add_loop_test(t, forgetting_tells_what_was_learnt, 0, 6);
+    tcase_add_loop_test(t, forgetting_wants_a_word, 0, 5);
     tcase_add_test(t, options_may_be_repeated);
     tcase_add_test(t, tables_line_up_and_tame_control_characters);
     tcase_add_test(t, the_page_tells_every_command);
