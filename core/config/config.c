@@ -280,6 +280,8 @@ void fill_numbers(struct config *config, const struct claas_value *v)
 {
     config->rollouts.max_count = v[KEY_ROLLOUTS_MAX_COUNT].i;
     config->rollouts.max_age_ms = v[KEY_ROLLOUTS_MAX_AGE].i;
+    config->feedback.max_count = v[KEY_FEEDBACK_MAX_COUNT].i;
+    config->feedback.max_age_ms = v[KEY_FEEDBACK_MAX_AGE].i;
     config->retention.keep_serve = v[KEY_RETENTION_KEEP_SERVE].i;
     config->retention.keep_daily = v[KEY_RETENTION_KEEP_DAILY].i;
     config->retention.keep_train = v[KEY_RETENTION_KEEP_TRAIN].i;

@@ -59,6 +59,10 @@ struct config {
         int64_t max_age_ms;
     } rollouts;
     struct {
+        int64_t max_count;
+        int64_t max_age_ms;
+    } feedback;                  /* records, with the rollouts they rate */
+    struct {
         int64_t keep_serve;     /* serve blobs of the newest N versions */
         int64_t keep_daily;     /* days with one version kept each */
         int64_t keep_train;     /* moments of the newest N */

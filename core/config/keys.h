@@ -52,6 +52,10 @@
       "unrated rollouts that are kept, the newest ones; 0 keeps any number") \
     X(ROLLOUTS_MAX_AGE, "rollouts.max_age", CLAAS_MS, "30d", NULL, (0, 36500 * KEYS_DAY), \
       "age at which an unrated rollout is deleted; 0 keeps them for ever") \
+    X(FEEDBACK_MAX_COUNT, "feedback.max_count", CLAAS_INT, "100000", NULL, (0, 1e9), \
+      "feedback records that are kept with the rollouts they rate, the newest ones; 0 keeps any number") \
+    X(FEEDBACK_MAX_AGE, "feedback.max_age", CLAAS_MS, "0s", NULL, (0, 36500 * KEYS_DAY), \
+      "age at which a feedback record is deleted; 0 keeps them for ever") \
     X(RETENTION_KEEP_SERVE, "retention.keep_serve", CLAAS_INT, "10", NULL, (1, 1e6), \
       "newest versions of an adapter that can be served") \
     X(RETENTION_KEEP_DAILY, "retention.keep_daily", CLAAS_INT, "30", NULL, (0, 36500), \

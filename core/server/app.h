@@ -113,5 +113,6 @@ void alias_delete(void *app, struct http_request *r);
 void rollout_list(void *app, struct http_request *r);
 void rollout_show(void *app, struct http_request *r);
 void rollout_delete(void *app, struct http_request *r);
+void rollout_delete_all(void *app, struct http_request *r);
 
 #endif

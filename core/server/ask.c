@@ -220,6 +220,9 @@ void ask_parse(const cJSON *body, int chat, struct check *c, struct ask *out)
     }
     out->request.model = "";
     check_text(c, body, "model", 0, 0, &out->request.model);
+    if (check_text(c, body, "user", 0, 0, &out->request.user) && strlen(out->request.user) > ASK_USER_BYTES) {
+        check_fail(c, "user", "string_too_long", "String should have at most 256 bytes", json_get(body, "user"));
+    }
     ask_params(body, c, out);
     check_bool(c, body, "stream", &out->stream);
     const cJSON *options = NULL;

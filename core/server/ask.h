@@ -8,7 +8,7 @@
 
 #include <cjson/cJSON.h>
 
-enum { ASK_STOPS = 16, ASK_STOP_IDS = 64, ASK_TOP = 20 };
+enum { ASK_STOPS = 16, ASK_STOP_IDS = 64, ASK_TOP = 20, ASK_USER_BYTES = 256 };
 
 struct ask { /* borrows from the body */
     struct serving_request request; /* without stream and call */

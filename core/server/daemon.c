@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 enum { PART_ENGINE, PART_STORAGE, PART_INFERENCE, PARTS };
-enum { FIRST_SWEEP_MS = 5000 };
+enum { FIRST_SWEEP_MS = 5000, TIDY_MS = 3600000 };
 
 struct part {
     const struct config_section *section;
@@ -353,6 +353,12 @@ static void keeper_sweep(struct daemon *d)
     if (rc == CLAAS_ERR_CANCELLED) {
         return; /* the daemon stops */
     }
+    struct metrics *m = &d->app.metrics;
+    (void)atomic_fetch_add(rc ? &m->sweeps_failed : &m->sweeps_ok, 1);
+    if (rc == 0) {
+        (void)atomic_fetch_add(&m->swept_contents, sweep.n_removed);
+        (void)atomic_fetch_add(&m->swept_bytes, sweep.bytes_removed);
+    }
     if (rc) {
         log_line(LOG_WARNING, "server", "cannot sweep the store: %s", err.message);
     } else if (sweep.n_removed > 0) {
@@ -370,18 +376,31 @@ static int64_t keeper_every(struct daemon *d)
     return every;
 }
 
+/* Bounds of age count also where nothing is added. */
+static void keeper_tidy(struct daemon *d)
+{
+    struct claas_error err = ERR_INIT;
+    if (state_tidy(d->app.state, &err)) {
+        log_line(LOG_WARNING, "server", "cannot tidy the state: %s", err.message);
+    }
+}
+
 /* The first sweep comes soon, for daemons that never run for long, but not in the way of the first requests. */
 static void keeper_keep(struct daemon *d)
 {
     unsigned reloads = keeper_reloads(d);
     int64_t every = keeper_every(d);
-    int64_t wait = every < FIRST_SWEEP_MS ? every : FIRST_SWEEP_MS;
+    int64_t wait = every > 0 && every < FIRST_SWEEP_MS ? every : FIRST_SWEEP_MS;
     for (int why; (why = keeper_sleep(d, wait, reloads)) != 1;) {
         if (why == 0) {
+            keeper_tidy(d);
+        }
+        if (why == 0 && every > 0) {
             keeper_sweep(d);
         }
         reloads = keeper_reloads(d);
-        wait = keeper_every(d);
+        every = keeper_every(d);
+        wait = every > 0 ? every : TIDY_MS; /* whoever never sweeps the store still has bounds for records */
     }
 }
 
@@ -445,6 +464,8 @@ static int daemon_open_state(struct daemon *d, struct claas_error *err)
     const struct state_options options = {
         .rollouts_max = c->rollouts.max_count > 0 ? (uint64_t)c->rollouts.max_count : UINT64_MAX / 2,
         .rollouts_age_ns = c->rollouts.max_age_ms > 0 ? c->rollouts.max_age_ms * 1000000 : INT64_MAX,
+        .feedback_max = c->feedback.max_count > 0 ? (uint64_t)c->feedback.max_count : UINT64_MAX / 2,
+        .feedback_age_ns = c->feedback.max_age_ms * 1000000,
         .jobs_age_ns = (c->jobs.keep_ms > c->jobs.idempotency_ms ? c->jobs.keep_ms : c->jobs.idempotency_ms) * 1000000,
         .audit_age_ns = c->jobs.audit_ms * 1000000,
     };

@@ -172,6 +172,15 @@ static void metrics_one(struct buf *out, const char *name, double value)
     metrics_line(out, name, "", value);
 }
 
+static void metrics_write_sweeps(struct metrics *m, struct buf *out)
+{
+    metrics_head(out, "claas_sweeps_total");
+    metrics_line(out, "claas_sweeps_total", "result=\"ok\"", (double)atomic_load(&m->sweeps_ok));
+    metrics_line(out, "claas_sweeps_total", "result=\"error\"", (double)atomic_load(&m->sweeps_failed));
+    metrics_one(out, "claas_swept_contents_total", (double)atomic_load(&m->swept_contents));
+    metrics_one(out, "claas_swept_bytes_total", (double)atomic_load(&m->swept_bytes));
+}
+
 static double metrics_open_fds(void)
 {
     double n = 0;
@@ -234,5 +243,6 @@ void metrics_write(struct metrics *m, const struct http_route *routes, size_t n,
     metrics_one(out, "claas_prompt_tokens_total", (double)atomic_load(&m->prompt_tokens));
     metrics_one(out, "claas_completion_tokens_total", (double)atomic_load(&m->completion_tokens));
     metrics_write_steps(m, out);
+    metrics_write_sweeps(m, out);
     metrics_write_process(m, out);
 }

@@ -34,6 +34,7 @@ struct metrics {
     struct metrics_histogram steps[METRICS_PHASES];
     atomic_ullong prompt_tokens, completion_tokens;
     atomic_ullong steps_ok, steps_failed;
+    atomic_ullong sweeps_ok, sweeps_failed, swept_contents, swept_bytes;
     atomic_int reload_failed;       /* the last one */
     atomic_llong reloaded_real_ns;  /* when the configuration that counts was read */
 };
@@ -63,6 +64,9 @@ struct metrics {
     X("claas_log_cache_bytes", "gauge", "Memory of entries kept.") \
     X("claas_rollouts", "gauge", "Rollouts kept.") \
     X("claas_feedback_records", "gauge", "Feedback records kept.") \
+    X("claas_sweeps_total", "counter", "Sweeps of the store, by result (ok, error).") \
+    X("claas_swept_contents_total", "counter", "Contents that sweeps deleted.") \
+    X("claas_swept_bytes_total", "counter", "Bytes of those.") \
     X("claas_plugin_metric", "untyped", "What plugins report, by instance and name.") \
     X("process_resident_memory_bytes", "gauge", "Resident memory of the process.") \
     X("process_virtual_memory_bytes", "gauge", "Virtual memory of the process.") \

@@ -18,6 +18,7 @@ static cJSON *rollout_body(const struct state_rollout *s)
     cJSON *o = cJSON_CreateObject();
     int failed = app_put(o, "id", cJSON_CreateString(s->id)) | app_put(o, "kind", cJSON_CreateString(s->kind)) |
                  app_put(o, "created", app_time(s->time_ns)) | app_put(o, "model", rollout_text(s->model)) |
+                 app_put(o, "user", s->user[0] ? cJSON_CreateString(s->user) : cJSON_CreateNull()) |
                  app_put(o, "adapter", cJSON_CreateString(s->adapter)) |
                  app_put(o, "version", app_number(s->version)) | app_put(o, "digest", app_digest(&s->serve)) |
                  app_put(o, "finish_reason", rollout_text(s->finish)) | app_put(o, "rated", app_number(s->rated)) |
@@ -185,6 +186,31 @@ static void rollout_forget(struct app *app, struct http_request *r, const struct
     }
     http_answer(r, 200, forgotten_body(&f));
     state_forgotten_clear(&f);
+}
+
+void rollout_delete_all(void *app, struct http_request *r)
+{
+    struct check c = CHECK_INIT("query");
+    const char *own = access_sees(http_caller(r));
+    struct state_forget what = { 0 };
+    struct claas_error err = ERR_INIT;
+    check_query_text(&c, http_query(r, "user"), "user", 0, &what.user);
+    check_query_text(&c, http_query(r, "owner"), "owner", 0, &what.owner);
+    if (!what.user && !what.owner) {
+        check_fail(&c, "user", "missing", "Say whose: user, owner, or both", NULL);
+    } else if (what.user && !what.user[0]) {
+        check_fail(&c, "user", "string_too_short", "String should have at least 1 character", NULL);
+    }
+    if (app_refused(r, &c)) {
+        return;
+    }
+    if (own && what.owner && strcmp(own, what.owner) != 0) {
+        (void)err_set(&err, CLAAS_ERR_FORBIDDEN, "owner", "the key '%s' may delete its own data only", own);
+        http_fail(r, &err);
+        return;
+    }
+    what.owner = own ? own : what.owner;
+    rollout_forget(app, r, &what);
 }
 
 void rollout_delete(void *app, struct http_request *r)

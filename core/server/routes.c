@@ -32,6 +32,7 @@ const struct http_route app_routes[] = {
     { "GET", "/v1/rollouts", "chat", HTTP_QUICK, 0, rollout_list, "Answers given, newest first." },
     { "GET", "/v1/rollouts/{id}", "chat", HTTP_QUICK, 0, rollout_show, "One answer with its ids and log-probabilities." },
     { "DELETE", "/v1/rollouts/{id}", "owner", HTTP_QUICK, 0, rollout_delete, "Forgets an answer." },
+    { "DELETE", "/v1/rollouts", "owner", HTTP_QUICK, 0, rollout_delete_all, "Forgets all of a user, or of a key." },
 };
 
 const size_t app_n_routes = sizeof app_routes / sizeof *app_routes;

@@ -360,7 +360,7 @@ static int record(struct serving *s, const struct asking *a, struct claas_error 
     const struct serving_answer *out = &a->answer;
     struct state_rollout r = {
         .id = out->receipt.id, .kind = a->chat != NULL ? "chat" : "completion",
-        .owner = a->r->owner == NULL ? "" : a->r->owner, .model = a->r->model == NULL ? "" : a->r->model,
+        .owner = a->r->owner == NULL ? "" : a->r->owner, .user = a->r->user, .model = a->r->model == NULL ? "" : a->r->model,
         .adapter = out->receipt.adapter, .version = out->receipt.version, .serve = out->receipt.serve,
         .time_ns = out->receipt.created_ns, .text = out->text, .visible = out->visible, .finish = out->finish,
         .prompt_ids = a->c.prompt.ids, .n_prompt = (uint32_t)a->c.prompt.n, .response_ids = out->response_ids,

@@ -89,6 +89,7 @@ struct serving_request {
     const char *model;                /* as the client said it; null or "": default_model */
     const char *owner;                /* null or "": nobody's */
     const char *prefix;               /* adapters equal to it or below only; null or "": any */
+    const char *user;                 /* end user that the client names, for the record; null: not named */
     const cJSON *messages;            /* chat: array of {role, content}; content of any JSON is coerced to text */
     const char *prompt;               /* text completion */
     size_t prompt_bytes;

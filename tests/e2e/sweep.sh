@@ -6,6 +6,11 @@ set -u
 # shellcheck source=tests/e2e/testing.sh
 . "${abs_top_srcdir:-.}/tests/e2e/testing.sh"
 
+if ! command -v curl >/dev/null; then
+    echo "1..0 # SKIP needs curl"
+    exit 0
+fi
+
 # until_ok COMMAND…: until it succeeds, half a minute at most.
 until_ok()
 {
@@ -87,6 +92,12 @@ a_running_sweep_is_in_nobodys_way()
     [ -e "$CLAAS_SLOWFS" ] || { echo "the sweep was over before the requests were"; return 1; }
 }
 
+metric()
+{
+    said=$(curl -s "$CLAAS_URL/metrics" | grep "^$1 ")
+    [ "$said" = "$1 $2" ] || { echo "said: $said"; return 1; }
+}
+
 says_nothing_of_sweeps()
 {
     ! grep -i sweep "$work/log"
@@ -103,6 +114,8 @@ ok "younger ones are not" test -e "$young"
 old=$(orphan "2 hours" older)
 ok "it sweeps again" until_ok absent "$old"
 ok "what was swept is told" grep -q "swept 1 contents" "$work/log"
+ok "and counted" metric claas_swept_contents_total 2
+ok "with its bytes" metric claas_swept_bytes_total 8
 ok "it stops" it_stops
 
 CLAAS_PLUGIN_PATH=$build/tests/e2e/.libs

@@ -1101,6 +1101,93 @@ START_TEST(a_job_is_accepted_and_told_to_its_end)
 }
 END_TEST
 
+static cJSON *deleted(const char *path)
+{
+    ck_assert_int_eq(ask("DELETE", path, NULL, "", 0), 200);
+    return answered();
+}
+
+/* 0: there is none. */
+static int is_recorded(const char *id)
+{
+    char path[128];
+    (void)snprintf(path, sizeof path, "/v1/rollouts/%s", id);
+    return ask("GET", path, NULL, "", 0) == 200;
+}
+
+START_TEST(all_of_a_user_can_be_deleted)
+{
+    char body[512];
+    create("x");
+    cJSON *ada = post_ok(CHAT, "{\"user\":\"ada l\",\"model\":\"x\"," HI "}");
+    cJSON *bob = post_ok(CHAT, "{\"user\":\"bob\",\"model\":\"x\"," HI "}");
+    (void)snprintf(body, sizeof body, "{\"requests\":[{\"lora_id\":\"x\",\"completion_id\":\"%s\",\"feedback\":\"be Kuro\"}]}",
+                   text_at(ada, "id"));
+    cJSON *fed = post_ok("/v1/feedback", body);
+    (void)snprintf(body, sizeof body, "/v1/rollouts/%s", text_at(ada, "id"));
+    cJSON *o = get_ok(body);
+    ck_assert_str_eq(text_at(o, "user"), "ada l");
+    cJSON_Delete(o);
+    ck_assert_int_eq(ask("DELETE", "/v1/rollouts", NULL, "", 0), 422);
+    ck_assert_int_eq(ask("DELETE", "/v1/rollouts?user=", NULL, "", 0), 422);
+    cJSON_Delete(deleted("/v1/rollouts?user=ada%20l%00")); /* nobody is meant by half a name */
+    ck_assert_int_eq(post(CHAT, "{\"user\":7," HI "}"), 422);
+    ck_assert(is_recorded(text_at(ada, "id")));
+    o = deleted("/v1/rollouts?user=ada%20l");
+    ck_assert(cJSON_IsTrue(json_get(o, "deleted")));
+    ck_assert(number_at(o, "rollouts") == 1);
+    ck_assert(number_at(o, "feedback_records") == 1);
+    const cJSON *version = cJSON_GetArrayItem(json_get(o, "versions_trained"), 0);
+    ck_assert_str_eq(text_at(version, "adapter"), "x");
+    ck_assert(number_at(version, "version") == 2);
+    ck_assert_str_eq(text_at(version, "feedback"), text_at(fed, "request_id"));
+    cJSON_Delete(o);
+    ck_assert(!is_recorded(text_at(ada, "id")));
+    ck_assert(is_recorded(text_at(bob, "id")));
+    o = get_ok("/v1/adapters?id=x"); /* what was learnt stays */
+    ck_assert(number_at(o, "version") == 2);
+    cJSON_Delete(o);
+    o = deleted("/v1/rollouts?owner=nobody");
+    ck_assert(cJSON_IsFalse(json_get(o, "deleted")));
+    cJSON_Delete(o);
+    o = deleted("/v1/rollouts?owner="); /* callers without a key */
+    ck_assert(number_at(o, "rollouts") == 1);
+    cJSON_Delete(o);
+    ck_assert(!is_recorded(text_at(bob, "id")));
+    cJSON_Delete(ada);
+    cJSON_Delete(bob);
+    cJSON_Delete(fed);
+}
+END_TEST
+
+START_TEST(what_a_job_waits_for_can_be_deleted)
+{
+    char body[512];
+    char job[2][96];
+    create("x");
+    remark("x", "be Kuro", body, sizeof body);
+    toy.train_gate = 1;
+    submit(body, job[0]);
+    toy_wait_at(&toy.at_train_gate, 1);
+    ck_assert_int_eq(ask("DELETE", "/v1/rollouts?owner=", NULL, "", 0), 409); /* it is being learnt */
+    ck_assert_ptr_nonnull(strstr(answer_body(), strrchr(job[0], '/') + 1));
+    remark("x", "be Nemo", body, sizeof body);
+    submit(body, job[1]);
+    char *id = strstr(body, "completion_id");
+    ck_assert_ptr_nonnull(id);
+    id = strchr(id, ':') + 2;
+    *strchr(id, '"') = '\0';
+    char path[160];
+    (void)snprintf(path, sizeof path, "/v1/rollouts/%s", id);
+    cJSON *o = deleted(path);
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "jobs_cancelled")), 1);
+    cJSON_Delete(o);
+    cJSON_Delete(job_when(job[1], "cancelled"));
+    toy_open_gate();
+    cJSON_Delete(job_when(job[0], "done"));
+}
+END_TEST
+
 START_TEST(a_repeat_has_the_answer_of_the_first)
 {
     char body[512];
@@ -1476,6 +1563,34 @@ START_TEST(what_is_others_is_not_there)
 }
 END_TEST
 
+START_TEST(keys_delete_their_own_only)
+{
+    char ann[160];
+    char ben[160];
+    char admin[160];
+    char id[STATE_KEY_ID_CAP];
+    char other[STATE_KEY_ID_CAP];
+    char path[160];
+    key_make(ACCESS_CHAT, "", ben, id);
+    key_make(ACCESS_ADMIN, "", admin, other);
+    key_make(ACCESS_CHAT, "", ann, id);
+    keys_on();
+    (void)snprintf(path, sizeof path, "/v1/rollouts?owner=%s", id);
+    ck_assert_int_eq(ask_as(ann, "POST", CHAT, "{\"user\":\"ada\"," HI "}"), 200);
+    ck_assert_int_eq(ask_as(ann, "POST", CHAT, "{\"user\":\"bob\"," HI "}"), 200);
+    ck_assert_int_eq(ask_as(ben, "DELETE", path, ""), 403);
+    ck_assert_int_eq(ask_as("", "DELETE", path, ""), 401);
+    ck_assert_int_eq(ask_as(ben, "DELETE", "/v1/rollouts?user=ada", ""), 200);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "\"rollouts\":0")); /* that user of this key is nobody */
+    ck_assert_int_eq(ask_as(ann, "DELETE", "/v1/rollouts?user=ada", ""), 200);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "\"rollouts\":1"));
+    ck_assert_int_eq(ask_as(admin, "DELETE", path, ""), 200);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "\"rollouts\":1"));
+    ck_assert_int_eq(ask_as(ann, "DELETE", path, ""), 200);
+    ck_assert_ptr_nonnull(strstr(answer_body(), "\"rollouts\":0"));
+}
+END_TEST
+
 START_TEST(a_quota_ends_requests)
 {
     char header[160];
@@ -1523,6 +1638,8 @@ static Suite *suite(void)
                         sizeof refusals / sizeof refusals[0]);
     tcase_add_test(t, deep_and_large_bodies_are_refused);
     tcase_add_test(t, nobody_is_meant_by_half_a_name);
+    tcase_add_test(t, all_of_a_user_can_be_deleted);
+    tcase_add_test(t, what_a_job_waits_for_can_be_deleted);
     tcase_add_test(t, a_loss_that_is_no_number_is_no_version);
     tcase_add_test(t, what_is_not_open_is_unavailable);
     tcase_add_test(t, a_job_is_accepted_and_told_to_its_end);
@@ -1535,6 +1652,7 @@ static Suite *suite(void)
     tcase_add_test(t, a_damaged_alias_does_not_hide_the_others);
     tcase_add_test(t, every_route_asks_for_its_right);
     tcase_add_test(t, what_is_others_is_not_there);
+    tcase_add_test(t, keys_delete_their_own_only);
     tcase_add_test(t, a_quota_ends_requests);
     suite_add_tcase(s, t);
     return s;

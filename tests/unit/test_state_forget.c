@@ -412,7 +412,7 @@ START_TEST(an_older_database_learns_to_shrink)
     }
     state_close(s);
     sql("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM;"
-        "DROP INDEX rollouts_by_user; DROP INDEX rollouts_by_owner; DROP INDEX rollouts_rated; DROP INDEX feedback_by_owner;"
+        "DROP TABLE keys; DROP INDEX rollouts_by_user; DROP INDEX rollouts_by_owner; DROP INDEX rollouts_rated; DROP INDEX feedback_by_owner;"
         "DROP INDEX feedback_by_time; ALTER TABLE rollouts DROP COLUMN end_user; PRAGMA user_version = 2");
     s = opened(NULL);
     check_counts(s, 50, 0, 0);
