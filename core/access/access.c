@@ -229,8 +229,9 @@ static int slot_check(struct access *a, const char *token, struct slot **out, st
         access_look(a, LOOK_MISS_NS);
         k = slot_find(a, id);
     }
-    if (secret) {
-        sha256_of(secret, KEY_SECRET_DIGITS, &hash);
+    int rc = secret ? sha256_of(secret, KEY_SECRET_DIGITS, &hash, err) : 0;
+    if (rc) {
+        return rc;
     }
     if (!k || CRYPTO_memcmp(hash.b, k->key.hash.b, sizeof hash.b) != 0) {
         return err_set(err, CLAAS_ERR_UNAUTHORISED, "authorization", "the API key is not known");

@@ -154,8 +154,8 @@ int access_key_make(struct state *s, const struct access_key *k, char id[STATE_K
         .expires_ns = k->lasts_ns ? now + k->lasts_ns : 0, .requests_a_minute = k->requests_a_minute,
         .steps_an_hour = k->steps_an_hour, .bytes_a_day = k->bytes_a_day,
     };
-    sha256_of(secret, KEY_SECRET_DIGITS, &row.hash);
-    rc = state_key_add(s, &row, err);
+    rc = sha256_of(secret, KEY_SECRET_DIGITS, &row.hash, err);
+    rc = rc ? rc : state_key_add(s, &row, err);
     if (rc == 0) {
         memcpy(id, fresh, sizeof fresh);
         (void)snprintf(token, ACCESS_TOKEN_CAP, "claas_%s_%s", fresh, secret);

@@ -106,7 +106,7 @@ static int digest_files(const char *head, uint32_t roles, const struct claas_fil
         for (size_t i = 0; i < n_lines; i++) {
             sha256_add(hash, lines[i], strlen(lines[i]));
         }
-        sha256_end(hash, out);
+        rc = sha256_end(hash, out, err);
         hash = NULL;
     }
     for (size_t i = 0; i < n_lines; i++) {
@@ -475,7 +475,9 @@ int entry_decode(const char *id, uint64_t n, const char *text, size_t bytes,
         rc = decode_all(id, n, box, &local);
     }
     if (rc == 0) {
-        sha256_of(text, bytes, &box->entry.sha256);
+        rc = sha256_of(text, bytes, &box->entry.sha256, &local);
+    }
+    if (rc == 0) {
         *out = &box->entry;
         return 0;
     }

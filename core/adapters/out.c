@@ -403,13 +403,14 @@ static int file_finish(struct adapter_out *o, struct content_file *f, struct cla
         f->failed = 1;
     }
     if (rc == 0 && !f->done) {
-        sha256_end(f->hash, &f->sha256);
+        rc = sha256_end(f->hash, &f->sha256, err);
         f->hash = NULL;
-        rc = close(f->fd)
-                 ? err_errno(err, errno, f->name, "cannot write '%s' of '%s'", f->name, o->id)
-                 : 0;
+        if (close(f->fd) && rc == 0) {
+            rc = err_errno(err, errno, f->name, "cannot write '%s' of '%s'", f->name, o->id);
+        }
         f->fd = -1;
         f->done = 1;
+        f->failed = rc != 0;
     }
     (void)pthread_mutex_unlock(&f->lock);
     return rc;

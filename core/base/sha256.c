@@ -13,7 +13,23 @@
 
 struct sha256 {
     EVP_MD_CTX *ctx;
+    int failed;
 };
+
+static EVP_MD *algorithm;
+
+/* Before main, and before a plugin's first call: OpenSSL makes itself ready at its first use, and where memory runs out
+ * in the midst of that it stays broken or crashes. It is held until the process ends, as OpenSSL itself is. */
+__attribute__((constructor)) static void sha256_start(void)
+{
+    algorithm = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
+
+static int digest_failed(struct claas_error *err)
+{
+    return algorithm ? err_oom(err, "making a digest")
+                     : err_set(err, CLAAS_ERR_INTERNAL, "openssl", "cannot make a digest: OpenSSL offers no SHA-256");
+}
 
 struct sha256 *sha256_new(void)
 {
@@ -22,7 +38,7 @@ struct sha256 *sha256_new(void)
         return NULL;
     }
     s->ctx = EVP_MD_CTX_new();
-    if (!s->ctx || EVP_DigestInit_ex(s->ctx, EVP_sha256(), NULL) != 1) {
+    if (!s->ctx || !algorithm || EVP_DigestInit_ex(s->ctx, algorithm, NULL) != 1) {
         sha256_free(s);
         return NULL;
     }
@@ -31,13 +47,19 @@ struct sha256 *sha256_new(void)
 
 void sha256_add(struct sha256 *s, const void *data, size_t n)
 {
-    (void)EVP_DigestUpdate(s->ctx, data, n); /* cannot fail on an initialised context in memory */
+    s->failed |= EVP_DigestUpdate(s->ctx, data, n) != 1;
 }
 
-void sha256_end(struct sha256 *s, struct claas_digest *out)
+int sha256_end(struct sha256 *s, struct claas_digest *out, struct claas_error *err)
 {
-    (void)EVP_DigestFinal_ex(s->ctx, out->b, NULL);
+    struct claas_digest d;
+    int failed = s->failed || EVP_DigestFinal_ex(s->ctx, d.b, NULL) != 1;
     sha256_free(s);
+    if (failed) {
+        return digest_failed(err);
+    }
+    *out = d;
+    return 0;
 }
 
 void sha256_free(struct sha256 *s)
@@ -48,9 +70,14 @@ void sha256_free(struct sha256 *s)
     }
 }
 
-void sha256_of(const void *data, size_t n, struct claas_digest *out)
+int sha256_of(const void *data, size_t n, struct claas_digest *out, struct claas_error *err)
 {
-    (void)EVP_Digest(data, n, out->b, NULL, EVP_sha256(), NULL);
+    struct sha256 *s = sha256_new();
+    if (!s) {
+        return digest_failed(err);
+    }
+    sha256_add(s, data, n);
+    return sha256_end(s, out, err);
 }
 
 int sha256_of_fd(int fd, uint64_t bytes, struct claas_digest *out, struct claas_error *err)
@@ -58,7 +85,7 @@ int sha256_of_fd(int fd, uint64_t bytes, struct claas_digest *out, struct claas_
     enum { CHUNK = 1 << 18 };
     struct sha256 *s = sha256_new();
     char *chunk = malloc(CHUNK);
-    int rc = s && chunk ? 0 : err_oom(err, "hashing a file");
+    int rc = s && chunk ? 0 : !s ? digest_failed(err) : err_oom(err, "hashing a file");
     for (uint64_t at = 0; rc == 0 && at < bytes;) {
         size_t want = bytes - at < CHUNK ? (size_t)(bytes - at) : CHUNK;
         ssize_t got = pread(fd, chunk, want, (off_t)at);
@@ -74,12 +101,11 @@ int sha256_of_fd(int fd, uint64_t bytes, struct claas_digest *out, struct claas_
         at += (uint64_t)got;
     }
     free(chunk);
-    if (rc == 0) {
-        sha256_end(s, out);
-    } else {
+    if (rc) {
         sha256_free(s);
+        return rc;
     }
-    return rc;
+    return sha256_end(s, out, err);
 }
 
 void sha256_hex(const struct claas_digest *d, char out[SHA256_HEX])

@@ -9,21 +9,23 @@
 #include <stdint.h>
 
 #define SHA256_HEX 65 /* 64 digits and a zero */
+#define SHA256_CHECKED __attribute__((warn_unused_result)) /* a digest that was not made must not be used */
 
 struct sha256; /* a digest being made */
 
 /* Null when out of memory. */
 struct sha256 *sha256_new(void);
+/* What fails here is told by sha256_end. */
 void sha256_add(struct sha256 *s, const void *data, size_t n);
 /* Finishes and frees s. */
-void sha256_end(struct sha256 *s, struct claas_digest *out);
+SHA256_CHECKED int sha256_end(struct sha256 *s, struct claas_digest *out, struct claas_error *err);
 /* Gives up; null is fine. */
 void sha256_free(struct sha256 *s);
 
 /* Of n bytes. */
-void sha256_of(const void *data, size_t n, struct claas_digest *out);
+SHA256_CHECKED int sha256_of(const void *data, size_t n, struct claas_digest *out, struct claas_error *err);
 /* Of `bytes` bytes of an open file from its start, by pread; the file's offset stays. */
-int sha256_of_fd(int fd, uint64_t bytes, struct claas_digest *out, struct claas_error *err);
+SHA256_CHECKED int sha256_of_fd(int fd, uint64_t bytes, struct claas_digest *out, struct claas_error *err);
 
 void sha256_hex(const struct claas_digest *d, char out[SHA256_HEX]);
 /* 1 if s is exactly 64 lower-case hexadecimal digits, with the digest in *out. */

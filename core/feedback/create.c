@@ -40,13 +40,14 @@ static int base_check(struct feedback *f, const char *base, struct claas_error *
     return rc;
 }
 
-static void key_make(const char *job, const char *id, const char *spec, struct claas_digest *out)
+static int key_make(const char *job, const char *id, const char *spec, struct claas_digest *out,
+                    struct claas_error *err)
 {
-    /* A failed one still gives a key of its own: the job is random and comes first. */
     struct buf text = BUF_INIT;
     buf_addf(&text, "%s %s %s", job, id, spec);
-    sha256_of(buf_str(&text), text.len, out);
+    int rc = text.failed ? err_oom(err, "an adapter") : sha256_of(buf_str(&text), text.len, out, err);
     buf_clear(&text);
+    return rc;
 }
 
 static int commit(struct feedback *f, const struct feedback_create *r, const char *id,
@@ -86,13 +87,17 @@ static int make(struct feedback *f, const struct feedback_create *r, const char 
         return err_oom(err, "an adapter");
     }
     struct claas_create c = { .size = sizeof c, .spec = values->values };
-    key_make(job, id, spec, &c.key);
+    int rc = key_make(job, id, spec, &c.key, err);
+    if (rc) {
+        free(spec);
+        return rc;
+    }
     for (int i = 0; i < 8; i++) {
         c.seed |= (uint64_t)c.key.b[i] << (8 * i);
     }
     const char *base = host_model(f->engine, &model, NULL) == 0 ? model.base : "";
     const struct adapter_out_params params = { .id = id, .base = base };
-    int rc = adapter_out_new(f->adapters, &params, &out, err);
+    rc = adapter_out_new(f->adapters, &params, &out, err);
     if (rc == 0) {
         rc = host_engine_create(f->engine, &c, adapter_out_abi(out), r->call, err);
     }

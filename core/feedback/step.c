@@ -88,8 +88,7 @@ static int key_make(const struct step *s, const char *settings, const struct cla
     for (size_t i = 0; i < s->batch->n; i++) {
         hash_sample(h, &s->batch->samples[i]);
     }
-    sha256_end(h, out);
-    return 0;
+    return sha256_end(h, out, err);
 }
 
 static uint64_t seed_of(const struct claas_digest *key)

@@ -98,9 +98,9 @@ static int feedback_digest(const cJSON *body, struct claas_digest *out, struct c
     if (!text) {
         return err_oom(err, "a feedback request");
     }
-    sha256_of(text, strlen(text), out);
+    int rc = sha256_of(text, strlen(text), out, err);
     free(text);
-    return 0;
+    return rc;
 }
 
 /* 1 to 200 visible characters; null: none was sent, or *bad. */

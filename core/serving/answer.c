@@ -261,22 +261,26 @@ struct asking {                      /* one request on its way */
 };
 
 /* Caches are not shared between owners, and owners take turns; where nobody has a name, adapters do. */
-static uint64_t scope_of(const char *owner, const char *adapter)
+static int scope_of(const char *owner, const char *adapter, uint64_t *out, struct claas_error *err)
 {
-    struct claas_digest d;
-    uint64_t scope = 0;
+    struct claas_digest d = { .b = { 0 } };
     const char *name = owner != NULL && owner[0] != '\0' ? owner : adapter;
-    if (name[0] != '\0') {
-        sha256_of(name, strlen(name), &d);
-        memcpy(&scope, d.b, sizeof scope);
+    int rc = name[0] != '\0' ? sha256_of(name, strlen(name), &d, err) : 0;
+    if (rc == 0) {
+        memcpy(out, d.b, sizeof *out);
     }
-    return scope;
+    return rc;
 }
 
 static int generate(struct serving *s, struct asking *a, struct claas_error *err)
 {
     const struct serving_params *p = &a->r->params;
     struct collect *c = &a->c;
+    uint64_t scope = 0;
+    int rc = scope_of(a->r->owner, a->lease.adapter, &scope, err);
+    if (rc != 0) {
+        return rc;
+    }
     struct host_ids sent = { 0 }; /* the collected prompt may be replaced while the plugin still reads this one */
     if (ids_add(&sent.ids, &sent.cap, 0, c->prompt.ids, c->prompt.n) != 0) {
         return err_oom(err, "a request");
@@ -288,10 +292,10 @@ static int generate(struct serving *s, struct asking *a, struct claas_error *err
         .top_p = (float)p->top_p, .min_p = (float)p->min_p, .repetition = (float)p->repetition,
         .presence = (float)p->presence, .frequency = (float)p->frequency,
         .top_k = p->top_k < 0 ? 0 : (int32_t)p->top_k, .seed = a->seed,
-        .scope = scope_of(a->r->owner, a->lease.adapter),
+        .scope = scope,
     };
     const struct claas_stream stream = { .size = sizeof stream, .ctx = c, .piece = on_piece, .done = on_done };
-    int rc = host_inference_generate(s->inference, &g, &stream, a->r->call, err);
+    rc = host_inference_generate(s->inference, &g, &stream, a->r->call, err);
     if (rc == 0) {
         (void)pthread_mutex_lock(&c->lock);
         while (!c->over) {

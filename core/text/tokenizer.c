@@ -511,7 +511,6 @@ int tokenizer_identity(const struct tokenizer *tok, struct claas_digest *out,
         identity_add_u32(s, (uint32_t)sorted[i].left);
         identity_add_u32(s, (uint32_t)sorted[i].right);
     }
-    sha256_end(s, out);
     free(sorted);
-    return 0;
+    return sha256_end(s, out, err);
 }

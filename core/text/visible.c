@@ -117,7 +117,7 @@ int visible_hash(const char *text, size_t n, struct claas_digest *out, struct cl
     struct buf normal = BUF_INIT;
     int rc = visible_normalise(text, n, &normal, err);
     if (!rc) {
-        sha256_of(buf_str(&normal), normal.len, out);
+        rc = sha256_of(buf_str(&normal), normal.len, out, err);
     }
     buf_clear(&normal);
     return rc;

@@ -160,10 +160,12 @@ static int identify(struct modelfile *m, struct claas_error *err)
 {
     struct claas_digest digest;
     identify_tensors(m);
-    sha256_end(m->owned->identity, &digest);
+    int rc = sha256_end(m->owned->identity, &digest, err);
     m->owned->identity = NULL;
-    spell(&digest, m->base);
-    int rc = tokenizer_identity(m->tokenizer, &digest, err);
+    if (!rc) {
+        spell(&digest, m->base);
+        rc = tokenizer_identity(m->tokenizer, &digest, err);
+    }
     if (!rc) {
         spell(&digest, m->tokens);
     }

@@ -5,6 +5,7 @@
 #include "fault/fault.h"
 
 #include "base/json.h"
+#include "base/sha256.h"
 #include "testing.h"
 
 #include <errno.h>
@@ -42,12 +43,37 @@ START_TEST(malformed_json_is_no_lack_of_memory)
 }
 END_TEST
 
+START_TEST(digest_without_memory)
+{
+    struct claas_digest right;
+    ck_assert(sha256_parse("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", &right));
+    int reached = 1;
+    for (long n = 1; reached; n++) {
+        struct claas_error e = ERR_INIT;
+        struct claas_digest d = { .b = { 0 } };
+        fault_arm(FAULT_ALLOC, n, (enum fault_mode)_i);
+        int rc = sha256_of("test", 4, &d, &e);
+        reached = fault_disarm() >= n;
+        if (rc) {
+            ck_failed(rc, CLAAS_ERR_EXHAUSTED, e);
+        } else {
+            ck_assert(sha256_equal(&d, &right));
+        }
+        ck_assert(rc == 0 || reached);
+        ck_assert(n > 1 || rc != 0);
+        ck_assert_int_eq(sha256_of("test", 4, &d, &e), 0);
+        ck_assert(sha256_equal(&d, &right));
+    }
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("fault");
     TCase *t = tcase_create("fault");
     tcase_add_loop_test(t, json_without_memory, FAULT_ONCE, FAULT_FROM + 1);
     tcase_add_test(t, malformed_json_is_no_lack_of_memory);
+    tcase_add_loop_test(t, digest_without_memory, FAULT_ONCE, FAULT_FROM + 1);
     suite_add_tcase(s, t);
     return s;
 }

@@ -55,7 +55,7 @@ static void add_old(struct state *s, const char *id, const char *owner, const ch
         .time_ns = clock_real_ns() - age_ns, .messages_json = "[]", .text = text, .visible = text, .sampler_json = "{}",
         .prompt = text, .finish = "stop", .prompt_ids = ids, .response_ids = ids, .n_prompt = 3, .n_response = 2,
     };
-    sha256_of(text, strlen(text), &r.hash);
+    ck_assert_int_eq(sha256_of(text, strlen(text), &r.hash, NULL), 0);
     ck_ok(state_rollout_add(s, &r, &err), err);
 }
 

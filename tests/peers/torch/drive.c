@@ -243,8 +243,8 @@ static int drive_step(struct host_instance *engine, struct drive_job *job, const
                                    .settings = settings.values };
         const struct claas_step *steps[] = { &step };
         struct claas_train train = { .size = sizeof train, .n_steps = 1, .steps = steps, .from = &from.abi, .seed = 1 };
-        sha256_of(to_dir, strlen(to_dir), &train.key);
-        rc = host_engine_train(engine, &train, &out.abi, NULL, err);
+        rc = sha256_of(to_dir, strlen(to_dir), &train.key, err);
+        rc = rc ? rc : host_engine_train(engine, &train, &out.abi, NULL, err);
     }
     option_values_clear(&settings);
     return rc;

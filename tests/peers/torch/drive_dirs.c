@@ -45,7 +45,8 @@ int drive_version_open(struct drive_version *v, const char *dir, struct claas_er
     };
     *v = (struct drive_version){ .dir = dir };
     struct sha256 *all = sha256_new();
-    for (size_t i = 0; all && i < sizeof known / sizeof known[0]; i++) {
+    int rc = all ? 0 : err_oom(err, "reading an adapter");
+    for (size_t i = 0; rc == 0 && i < sizeof known / sizeof known[0]; i++) {
         char *path = path_join(dir, known[i].name);
         struct buf data = BUF_INIT;
         struct claas_error ignored = ERR_INIT;
@@ -53,18 +54,24 @@ int drive_version_open(struct drive_version *v, const char *dir, struct claas_er
             struct claas_file *f = &v->files[v->abi.n_files];
             *f = (struct claas_file){ .size = sizeof *f, .roles = known[i].roles, .bytes = data.len,
                                       .name = known[i].name };
-            sha256_of(data.data, data.len, &f->sha256);
+            rc = sha256_of(data.data, data.len, &f->sha256, err);
             sha256_add(all, f->sha256.b, sizeof f->sha256.b);
             v->list[v->abi.n_files++] = f;
         }
         buf_clear(&data);
         free(path);
     }
-    if (!all || v->abi.n_files < 2) {
-        sha256_free(all);
-        return err_set(err, CLAAS_ERR_NOT_FOUND, dir, "no adapter in '%s'", dir);
+    if (rc == 0 && v->abi.n_files < 2) {
+        rc = err_set(err, CLAAS_ERR_NOT_FOUND, dir, "no adapter in '%s'", dir);
     }
-    sha256_end(all, &v->abi.state);
+    if (rc) {
+        sha256_free(all);
+        return rc;
+    }
+    rc = sha256_end(all, &v->abi.state, err);
+    if (rc) {
+        return rc;
+    }
     v->abi.serve = v->abi.state;
     v->abi.size = sizeof v->abi;
     v->abi.label = "peer/case@1";
@@ -136,11 +143,9 @@ static void out_note(struct claas_out *o, uint32_t step, const char *name, const
 static int out_seal(struct claas_out *o, const char *format, struct claas_digest *state, struct claas_digest *serve,
                     struct claas_error *err)
 {
-    (void)err;
     const struct drive_out *d = (const struct drive_out *)o;
-    sha256_of(d->dir, strlen(d->dir), state);
-    sha256_of(format, strlen(format), serve);
-    return 0;
+    int rc = sha256_of(d->dir, strlen(d->dir), state, err);
+    return rc ? rc : sha256_of(format, strlen(format), serve, err);
 }
 
 void drive_out_open(struct drive_out *out, const char *dir, cJSON *metrics)
