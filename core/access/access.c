@@ -281,6 +281,17 @@ int access_step(struct access *a, const struct access_caller *c, struct claas_er
     return rc;
 }
 
+void access_step_back(struct access *a, const struct access_caller *c)
+{
+    (void)pthread_mutex_lock(&a->lock);
+    struct slot *k = slot_find(a, c->key);
+    if (k && k->key.use.hour_steps > 0) {
+        k->key.use.hour_steps--;
+        k->dirty = 1;
+    }
+    (void)pthread_mutex_unlock(&a->lock);
+}
+
 void access_bytes(struct access *a, const struct access_caller *c, uint64_t bytes)
 {
     if (!c->key[0]) {

@@ -70,6 +70,8 @@ void access_close(struct access *a);
 int access_admit(struct access *a, const char *token, struct access_caller *out, struct claas_error *err);
 /* Counts one step, or EXHAUSTED. Callers without a key have no quotas. */
 int access_step(struct access *a, const struct access_caller *c, struct claas_error *err);
+/* Takes a counted step back: nothing new was begun. */
+void access_step_back(struct access *a, const struct access_caller *c);
 /* Counts bytes received and sent; those over the quota make the next request fail. */
 void access_bytes(struct access *a, const struct access_caller *c, uint64_t bytes);
 

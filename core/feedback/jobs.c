@@ -191,12 +191,15 @@ static int place_take(struct jobs *j, const char *owner, struct claas_error *err
     return 0;
 }
 
-static char *request_print(const struct feedback_plan *p, int no_pause)
+/* Also which request and trace it belongs to, for the log and for plugins. */
+static char *request_print(const struct feedback_plan *p, const struct feedback_request *r)
 {
     cJSON *o = cJSON_CreateObject();
     char *text = NULL;
-    if (cJSON_AddItemReferenceToObject(o, "items", p->items) &&
-        cJSON_AddItemReferenceToObject(o, "warnings", p->warnings) && cJSON_AddBoolToObject(o, "no_pause", no_pause)) {
+    if (cJSON_AddStringToObject(o, "request_id", host_call_trace.request_id(r->call)) &&
+        cJSON_AddStringToObject(o, "traceparent", host_call_trace.traceparent(r->call)) &&
+        cJSON_AddItemReferenceToObject(o, "items", p->items) &&
+        cJSON_AddItemReferenceToObject(o, "warnings", p->warnings) && cJSON_AddBoolToObject(o, "no_pause", r->no_pause)) {
         text = json_print(o);
     }
     cJSON_Delete(o);
@@ -207,7 +210,7 @@ static int journal(struct jobs *j, const struct jobs_submit *s, const struct fee
                    struct claas_error *err)
 {
     const char *owner = s->request->owner == NULL ? "" : s->request->owner;
-    char *request = request_print(p, s->request->no_pause);
+    char *request = request_print(p, s->request);
     char *items = p->received == NULL ? NULL : json_print(p->received);
     const struct state_job row = { .id = id, .owner = owner, .adapter = p->adapter,
                                    .phase = feedback_phase_name(FEEDBACK_LOCK), .request_json = request, .key = s->key,

@@ -287,6 +287,25 @@ static void settle(struct work *w, int later)
     }
 }
 
+/* Runs it as part of the request that it came with, which the log and plugins are told. */
+static void attempt_traced(struct work *w, int *later)
+{
+    char trace[33] = "";
+    const char *id = cJSON_GetStringValue(json_get(w->request, "request_id"));
+    const char *parent = cJSON_GetStringValue(json_get(w->request, "traceparent"));
+    if (parent && strlen(parent) >= 35) { /* version, trace, span, flags */
+        (void)snprintf(trace, sizeof trace, "%.32s", parent + 3);
+    }
+    w->job->call.request_id = id ? id : "";
+    w->job->call.traceparent = parent ? parent : "";
+    const struct log_context own = { id && id[0] ? id : NULL, trace[0] ? trace : NULL };
+    const struct log_context before = log_context_set(own);
+    attempt(w, later);
+    (void)log_context_set(before);
+    w->job->call.request_id = ""; /* the request goes */
+    w->job->call.traceparent = "";
+}
+
 static void job_work(struct jobs *j, struct job *job)
 {
     struct work w = { .job = job, .jobs = j };
@@ -301,7 +320,7 @@ static void job_work(struct jobs *j, struct job *job)
         if (rc != 0) {
             end_failed(&w, w.row->phase, &err, NULL);
         } else {
-            attempt(&w, &later);
+            attempt_traced(&w, &later);
         }
     } else {
         log_line(LOG_ERROR, "jobs", "job '%s' cannot be read, and is tried again: %s", job->id, err.message);

@@ -193,6 +193,9 @@ static void feedback_submit(struct app *app, struct http_request *r, struct jobs
     if (rc == 0) {
         rc = jobs_submit(jobs, &s, id, &repeated, &err);
     }
+    if ((rc || repeated) && app->access) {
+        access_step_back(app->access, http_caller(r));
+    }
     if (rc) {
         feedback_refused(app, r, q, &err);
     } else if (s.acknowledged) {

@@ -146,6 +146,9 @@ START_TEST(quotas_end_and_are_kept)
     ck_ok(admit(token, &c), err);
     ck_ok(access_step(access_room, &c, &err), err);
     ck_failed(access_step(access_room, &c, &err), CLAAS_ERR_EXHAUSTED, err);
+    access_step_back(access_room, &c); /* refused for another reason, or known already */
+    ck_ok(access_step(access_room, &c, &err), err);
+    ck_failed(access_step(access_room, &c, &err), CLAAS_ERR_EXHAUSTED, err);
     access_bytes(access_room, &c, 10);
     access_close(access_room); /* as over a restart */
     access_room = NULL;
