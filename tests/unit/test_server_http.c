@@ -1334,12 +1334,6 @@ static int post_when_there_is_a_place(const char *body)
     return status;
 }
 
-static void go_on(void)
-{
-    toy.train_gate = 0;
-    toy_open_gate();
-}
-
 START_TEST(who_finds_no_place_to_wait_is_told_before_anything_is_journalled)
 {
     char body[512];
@@ -1362,7 +1356,7 @@ START_TEST(who_finds_no_place_to_wait_is_told_before_anything_is_journalled)
     ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "jobs")), 1);
     cJSON_Delete(o);
     submit(body, later); /* who does not wait needs no place */
-    go_on();
+    toy_open_gate();
     ck_assert_int_eq(ask_hear(waits), 200);
     hear(follows);
     ck_assert_ptr_nonnull(strstr(buf_str(&heard), "event: end\n"));
@@ -1390,7 +1384,7 @@ START_TEST(who_hangs_up_leaves_his_job_and_his_place)
     (void)close(two);
     /* A third step waits for its turn and then gives up: before that it needs a place. */
     ck_assert_int_eq(post_when_there_is_a_place(body), 409);
-    go_on();
+    toy_open_gate();
     cJSON *o = job_when(waiting, "done");
     ck_assert(number_at(o, "version") == 3); /* both steps were made, each once */
     cJSON_Delete(o);
@@ -1417,7 +1411,7 @@ START_TEST(a_stream_of_events_shows_life_where_nothing_changes)
         buf_add(&all, piece, (size_t)got);
         beats += memmem(piece, (size_t)got, ": still there\n\n", 15) != NULL;
         if (beats == 2) {
-            go_on();
+            toy_open_gate();
         }
     }
     (void)close(follows);
@@ -1591,6 +1585,66 @@ START_TEST(keys_delete_their_own_only)
 }
 END_TEST
 
+/* Feedback under the Idempotency-Key "one" on an answer of its own; the path of the job. */
+static void step_as(const char *header, const char *adapter, char path[96])
+{
+    char body[256];
+    char both[256];
+    (void)snprintf(body, sizeof body, "{\"lora_id\":\"%s\"}", adapter);
+    ck_assert_int_eq(ask_as(header, "POST", "/v1/lora/init", body), 200);
+    (void)snprintf(body, sizeof body, "{\"model\":\"%s\"," HI "}", adapter);
+    ck_assert_int_eq(ask_as(header, "POST", CHAT, body), 200);
+    cJSON *o = answered();
+    (void)snprintf(body, sizeof body,
+                   "{\"requests\":[{\"lora_id\":\"%s\",\"completion_id\":\"%s\",\"feedback\":\"f\"}]}", adapter,
+                   text_at(o, "id"));
+    cJSON_Delete(o);
+    (void)snprintf(both, sizeof both, "%sIdempotency-Key: one\r\n", header);
+    ck_assert_msg(ask_as(both, "POST", "/v1/feedback", body) == 200, "%s", buf_str(&heard));
+    ck_assert_int_eq(ask_as(header, "GET", "/v1/jobs", ""), 200);
+    o = answered();
+    ck_assert_int_eq(cJSON_GetArraySize(json_get(o, "jobs")), 1);
+    (void)snprintf(path, 96, "/v1/jobs/%s", text_at(cJSON_GetArrayItem(json_get(o, "jobs"), 0), "id"));
+    cJSON_Delete(o);
+}
+
+START_TEST(jobs_repeats_and_audit_know_whose_they_are)
+{
+    char ann[160];
+    char ben[160];
+    char admin[160];
+    char ann_id[STATE_KEY_ID_CAP];
+    char ben_id[STATE_KEY_ID_CAP];
+    char id[STATE_KEY_ID_CAP];
+    char anns[96];
+    char bens[96];
+    char events[128];
+    key_make(ACCESS_CHAT | ACCESS_FEEDBACK, "ann", ann, ann_id);
+    key_make(ACCESS_CHAT | ACCESS_FEEDBACK, "ben", ben, ben_id);
+    key_make(ACCESS_ADMIN, "", admin, id);
+    keys_on();
+    step_as(ann, "ann/x", anns);
+    step_as(ben, "ben/x", bens); /* the same key of somebody else is no repeat */
+    ck_assert_str_ne(anns, bens);
+    (void)snprintf(events, sizeof events, "%s/events", anns);
+    ck_assert_int_eq(ask_as(ben, "GET", events, ""), 404);
+    ck_assert_int_eq(ask_as(admin, "GET", events, ""), 200);
+    ck_assert_int_eq(ask_as(ben, "POST", "/v1/feedback",
+                            "{\"requests\":[{\"lora_id\":\"ann/x\",\"completion_id\":\"c\",\"feedback\":\"f\"}]}"),
+                     404);
+    ck_assert_int_eq(ask_as(admin, "GET", "/v1/audit", ""), 200);
+    cJSON *o = answered();
+    const cJSON *rows = json_get(o, "audit");
+    ck_assert_int_eq(cJSON_GetArraySize(rows), 3);
+    ck_assert_str_eq(text_at(cJSON_GetArrayItem(rows, 0), "action"), "refused");
+    ck_assert_str_eq(text_at(cJSON_GetArrayItem(rows, 0), "owner"), ben_id);
+    ck_assert_str_eq(text_at(cJSON_GetArrayItem(rows, 1), "owner"), ben_id);
+    ck_assert_str_eq(text_at(cJSON_GetArrayItem(rows, 2), "owner"), ann_id);
+    cJSON_Delete(o);
+    ck_assert_int_eq(ask_as(ann, "GET", "/v1/audit", ""), 403);
+}
+END_TEST
+
 START_TEST(a_quota_ends_requests)
 {
     char header[160];
@@ -1653,6 +1707,7 @@ static Suite *suite(void)
     tcase_add_test(t, every_route_asks_for_its_right);
     tcase_add_test(t, what_is_others_is_not_there);
     tcase_add_test(t, keys_delete_their_own_only);
+    tcase_add_test(t, jobs_repeats_and_audit_know_whose_they_are);
     tcase_add_test(t, a_quota_ends_requests);
     suite_add_tcase(s, t);
     return s;
