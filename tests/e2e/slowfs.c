@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The fs plugin, but listing contents takes as long as the test wants: it makes the file named by
- * CLAAS_SLOWFS and waits until somebody removes it, or until it is told to stop. */
+ * CLAAS_SLOWFS and waits until somebody removes it, or until it is told to stop. And it stands still for good at a put. */
 #include "config.h"
 
 #undef claas_plugin_entry /* that of fs goes by another name here */
@@ -34,6 +34,34 @@ static int slow_list(void *self, const char *prefix, const char *after, uint32_t
     return fs->storage->list(self, prefix, after, limit, each, ctx, call, err);
 }
 
+/* At the put that CLAAS_STALL names ("before log/", "behind log/", "before blobs/") it makes the file CLAAS_STALLED and
+ * stands still for good: whoever waits for that kills the process. */
+static void stall(const char *where, const char *key)
+{
+    const char *at = getenv("CLAAS_STALL");
+    const char *file = getenv("CLAAS_STALLED");
+    size_t n = strlen(where);
+    if (!at || !file || strncmp(at, where, n) != 0 || strncmp(key, at + n, strlen(at + n)) != 0) {
+        return;
+    }
+    int fd = open(file, O_CREAT | O_CLOEXEC, 0600);
+    if (fd >= 0) {
+        (void)close(fd); /* it is empty: nothing can be lost */
+    }
+    for (;;) {
+        (void)pause();
+    }
+}
+
+static int slow_put(void *self, const char *key, const struct claas_put *put, const struct claas_call *call,
+                    struct claas_error *err)
+{
+    stall("before ", key);
+    int rc = fs->storage->put(self, key, put, call, err);
+    stall("behind ", key);
+    return rc;
+}
+
 const struct claas_plugin *claas_plugin_entry(uint32_t host_abi)
 {
     static struct claas_plugin plugin;
@@ -44,6 +72,7 @@ const struct claas_plugin *claas_plugin_entry(uint32_t host_abi)
     }
     storage = *fs->storage;
     storage.list = slow_list;
+    storage.put = slow_put;
     plugin = *fs;
     plugin.name = "slowfs";
     plugin.storage = &storage;
