@@ -220,28 +220,38 @@ static int settings_check(struct feedback *f, const struct feedback_request *r, 
 
 /* ---- the record ---- */
 
+static cJSON *item_json(const struct feedback_item *item)
+{
+    const char *const fields[][2] = { { "lora_id", item->lora_id },
+                                      { "completion_id", item->completion_id },
+                                      { "prompt", item->prompt },
+                                      { "response", item->response },
+                                      { "feedback", item->feedback } };
+    cJSON *o = cJSON_CreateObject();
+    int failed = o == NULL;
+    for (size_t k = 0; k < sizeof fields / sizeof fields[0] && !failed; k++) {
+        failed = fields[k][1] != NULL && json_put(o, fields[k][0], cJSON_CreateString(fields[k][1]));
+    }
+    if (failed) {
+        cJSON_Delete(o);
+        return NULL;
+    }
+    return o;
+}
+
 cJSON *feedback_items_json(const struct feedback_request *r)
 {
     if (r->items_json != NULL) {
         return cJSON_Duplicate(r->items_json, 1);
     }
     cJSON *list = cJSON_CreateArray();
-    for (size_t i = 0; list != NULL && i < r->n_items; i++) {
-        const struct feedback_item *item = &r->items[i];
-        const char *const fields[][2] = { { "lora_id", item->lora_id },
-                                          { "completion_id", item->completion_id },
-                                          { "prompt", item->prompt },
-                                          { "response", item->response },
-                                          { "feedback", item->feedback } };
-        cJSON *o = cJSON_CreateObject();
-        for (size_t k = 0; o != NULL && k < sizeof fields / sizeof fields[0]; k++) {
-            if (fields[k][1] != NULL) {
-                (void)cJSON_AddStringToObject(o, fields[k][0], fields[k][1]);
-            }
-        }
-        if (o == NULL || !cJSON_AddItemToArray(list, o)) {
-            cJSON_Delete(o);
-        }
+    int failed = 0;
+    for (size_t i = 0; i < r->n_items && !failed; i++) {
+        failed = json_push(list, item_json(&r->items[i]));
+    }
+    if (failed) {
+        cJSON_Delete(list);
+        return NULL;
     }
     return list;
 }
@@ -256,8 +266,13 @@ cJSON *feedback_timing_json(const struct feedback_timing *t)
         { "wake", t->wake },   { "logprobs", t->logprobs }, { "total", t->total },
     };
     cJSON *o = cJSON_CreateObject();
-    for (size_t i = 0; o != NULL && i < sizeof rows / sizeof rows[0]; i++) {
-        (void)cJSON_AddNumberToObject(o, rows[i].name, (double)rows[i].ms);
+    int failed = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        failed |= json_put(o, rows[i].name, cJSON_CreateNumber((double)rows[i].ms));
+    }
+    if (failed) {
+        cJSON_Delete(o);
+        return NULL;
     }
     return o;
 }
@@ -463,12 +478,13 @@ static int plan_fill(struct running *w, struct feedback_plan *p, struct claas_er
         cJSON *training = option_values_json(&w->settings.values);
         p->rollouts[i] = copy(w->batch.ids[i]);
         p->n = i + 1;
-        failed = !cJSON_AddItemToArray(p->items, o) || p->rollouts[i] == NULL ||
-                 !cJSON_AddStringToObject(o, "completion_id", w->batch.ids[i]) ||
-                 !cJSON_AddStringToObject(o, "feedback", item->feedback);
-        if (!cJSON_AddItemToObject(o, "training", training)) {
+        failed = json_push(p->items, o) || p->rollouts[i] == NULL ||
+                 json_put(o, "completion_id", cJSON_CreateString(w->batch.ids[i])) ||
+                 json_put(o, "feedback", cJSON_CreateString(item->feedback));
+        if (failed) {
             cJSON_Delete(training);
-            failed = 1;
+        } else {
+            failed = json_put(o, "training", training);
         }
     }
     return failed ? err_oom(err, "a feedback request") : 0;

@@ -110,23 +110,24 @@ static const char *const contract[] = { "total_loss",       "distill_loss",  "kl
 static int put_number(cJSON *o, const char *name, double v)
 {
     cJSON_DeleteItemFromObjectCaseSensitive(o, name);
-    return cJSON_AddNumberToObject(o, name, v) != NULL ? 0 : -1;
+    return json_put(o, name, cJSON_CreateNumber(v));
 }
 
 static cJSON *per_step(const struct adapter_metric *metrics, size_t n)
 {
     cJSON *steps = cJSON_CreateArray();
     cJSON *at = NULL;
-    for (size_t i = 0; steps != NULL && i < n; i++) {
+    int failed = 0;
+    for (size_t i = 0; i < n && !failed; i++) {
         if (at == NULL || metrics[i].step != metrics[i - 1].step) {
             at = cJSON_CreateObject();
-            if (at == NULL || !cJSON_AddItemToArray(steps, at)) {
-                cJSON_Delete(at);
-                cJSON_Delete(steps);
-                return NULL;
-            }
+            failed = json_push(steps, at);
         }
-        (void)put_number(at, metrics[i].name, metrics[i].value);
+        failed = failed || put_number(at, metrics[i].name, metrics[i].value);
+    }
+    if (failed) {
+        cJSON_Delete(steps);
+        return NULL;
     }
     return steps;
 }
@@ -159,8 +160,7 @@ static int metrics_fill(struct step *s, const struct adapter_out *out, cJSON *o)
     }
     rc = rc != 0 ? rc : put_number(o, "steps_per_batch_applied", s->settings->steps);
     if (rc == 0 && s->settings->steps > 1) {
-        cJSON *steps = per_step(metrics, n);
-        rc = steps != NULL && cJSON_AddItemToObject(o, "per_step_metrics", steps) ? 0 : -1;
+        rc = json_put(o, "per_step_metrics", per_step(metrics, n));
     }
     return rc;
 }
