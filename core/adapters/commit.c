@@ -103,34 +103,49 @@ int adapter_out_put(struct adapter_out *o, const struct claas_call *call, struct
 
 /* ---- metrics as JSON ---- */
 
-/* The last value of each name on top; "steps": one object for each step, when there are several. */
+static int metric_set(cJSON *o, const struct adapter_metric *m)
+{
+    cJSON_DeleteItemFromObjectCaseSensitive(o, m->name);
+    return json_put(o, m->name, cJSON_CreateNumber(m->value));
+}
+
+/* One object for each step; reported in order, step by step. */
+static int steps_put(cJSON *all, const struct adapter_out *o)
+{
+    cJSON *steps = cJSON_CreateArray();
+    cJSON *at = NULL;
+    int failed = 0;
+    for (size_t i = 0; i < o->n_metrics && !failed; i++) {
+        const struct adapter_metric *m = &o->metrics[i];
+        if (!at || m->step != o->metrics[i - 1].step) {
+            at = cJSON_CreateObject();
+            failed = json_push(steps, at) || json_put(at, "step", cJSON_CreateNumber(m->step));
+        }
+        failed = failed || metric_set(at, m);
+    }
+    cJSON_DeleteItemFromObjectCaseSensitive(all, "steps");
+    return json_put(all, "steps", steps) | failed;
+}
+
+/* The last value of each name on top; "steps" when there are several. Null when out of memory. */
 static cJSON *metrics_json(const struct adapter_out *o)
 {
     cJSON *all = cJSON_CreateObject();
     uint32_t last = 0;
     uint32_t first = UINT32_MAX;
+    int failed = 0;
     for (size_t i = 0; i < o->n_metrics; i++) {
         const struct adapter_metric *m = &o->metrics[i];
-        cJSON_DeleteItemFromObjectCaseSensitive(all, m->name);
-        cJSON_AddNumberToObject(all, m->name, m->value);
+        failed |= metric_set(all, m);
         last = m->step > last ? m->step : last;
         first = m->step < first ? m->step : first;
     }
-    if (o->n_metrics == 0 || first == last) {
-        return all;
+    if (o->n_metrics > 0 && first != last) {
+        failed |= steps_put(all, o);
     }
-    cJSON_DeleteItemFromObjectCaseSensitive(all, "steps");
-    cJSON *steps = cJSON_AddArrayToObject(all, "steps");
-    cJSON *at = NULL;
-    for (size_t i = 0; i < o->n_metrics; i++) { /* reported in order, step by step */
-        const struct adapter_metric *m = &o->metrics[i];
-        if (!at || m->step != o->metrics[i - 1].step) {
-            at = cJSON_CreateObject();
-            cJSON_AddNumberToObject(at, "step", m->step);
-            cJSON_AddItemToArray(steps, at);
-        }
-        cJSON_DeleteItemFromObjectCaseSensitive(at, m->name);
-        cJSON_AddNumberToObject(at, m->name, m->value);
+    if (failed) {
+        cJSON_Delete(all);
+        return NULL;
     }
     return all;
 }

@@ -142,72 +142,94 @@ int adapter_digests(const char *format, const char *base, const struct claas_fil
 
 /* ---- writing ---- */
 
-static cJSON *encode_files(const struct entry_draft *d)
+static int put_text(cJSON *o, const char *name, const char *text)
 {
-    cJSON *list = cJSON_CreateArray();
-    for (uint32_t i = 0; i < d->n_files; i++) {
-        const struct claas_file *f = d->files[i];
-        char hex[SHA256_HEX];
-        sha256_hex(&f->sha256, hex);
-        cJSON *o = cJSON_CreateObject();
-        cJSON_AddStringToObject(o, "name", f->name);
-        cJSON *roles = cJSON_AddArrayToObject(o, "roles");
-        for (size_t r = 0; r < sizeof role_names / sizeof *role_names; r++) {
-            if (f->roles & role_names[r].bit) {
-                cJSON_AddItemToArray(roles, cJSON_CreateString(role_names[r].name));
-            }
+    return json_put(o, name, cJSON_CreateString(text ? text : ""));
+}
+
+static int put_number(cJSON *o, const char *name, double v)
+{
+    return json_put(o, name, cJSON_CreateNumber(v));
+}
+
+static cJSON *encode_file(const struct claas_file *f)
+{
+    char hex[SHA256_HEX];
+    sha256_hex(&f->sha256, hex);
+    cJSON *o = cJSON_CreateObject();
+    cJSON *roles = cJSON_CreateArray();
+    int failed = put_text(o, "name", f->name);
+    for (size_t r = 0; r < sizeof role_names / sizeof *role_names; r++) {
+        if (f->roles & role_names[r].bit) {
+            failed |= json_push(roles, cJSON_CreateString(role_names[r].name));
         }
-        cJSON_AddNumberToObject(o, "bytes", (double)f->bytes);
-        cJSON_AddStringToObject(o, "sha256", hex);
-        cJSON_AddItemToArray(list, o);
     }
-    return list;
+    failed |= json_put(o, "roles", roles) | put_number(o, "bytes", (double)f->bytes) | put_text(o, "sha256", hex);
+    if (failed) {
+        cJSON_Delete(o);
+        return NULL;
+    }
+    return o;
 }
 
-static cJSON *encode_claims(const struct entry_draft *d)
+static int put_files(cJSON *o, const struct entry_draft *d)
 {
     cJSON *list = cJSON_CreateArray();
-    for (uint32_t i = 0; i < d->n_claims; i++) {
-        cJSON_AddItemToArray(list, cJSON_CreateString(d->claims[i]));
+    int failed = 0;
+    for (uint32_t i = 0; i < d->n_files; i++) {
+        failed |= json_push(list, encode_file(d->files[i]));
     }
-    return list;
+    return json_put(o, "files", list) | failed;
 }
 
-static void encode_object(cJSON *o, const char *name, const cJSON *value)
+static int put_claims(cJSON *o, const struct entry_draft *d)
 {
-    cJSON_AddItemToObject(o, name, value ? cJSON_Duplicate(value, 1) : cJSON_CreateObject());
+    cJSON *list = cJSON_CreateArray();
+    int failed = 0;
+    for (uint32_t i = 0; i < d->n_claims; i++) {
+        failed |= json_push(list, cJSON_CreateString(d->claims[i]));
+    }
+    return json_put(o, "claims", list) | failed;
 }
 
-int entry_encode(const struct entry_draft *d, struct buf *out, struct claas_error *err)
+static int put_object(cJSON *o, const char *name, const cJSON *value)
+{
+    return json_put(o, name, value ? cJSON_Duplicate(value, 1) : cJSON_CreateObject());
+}
+
+/* Null when out of memory: never an entry that lacks something. */
+static cJSON *encode(const struct entry_draft *d)
 {
     char hex[SHA256_HEX];
     char time[CLOCK_TEXT];
     int64_t now = clock_real_ns();
     clock_format(now, time);
     cJSON *o = cJSON_CreateObject();
-    cJSON_AddNumberToObject(o, "v", ENTRY_FORMAT);
-    cJSON_AddStringToObject(o, "id", d->id);
-    cJSON_AddNumberToObject(o, "n", (double)d->n);
-    cJSON_AddStringToObject(o, "kind", adapter_kind_name(d->kind));
-    cJSON_AddStringToObject(o, "time", time);
-    cJSON_AddNumberToObject(o, "time_us", (double)(now / 1000));
+    int failed = put_number(o, "v", ENTRY_FORMAT) | put_text(o, "id", d->id) | put_number(o, "n", (double)d->n) |
+                 put_text(o, "kind", adapter_kind_name(d->kind)) | put_text(o, "time", time) |
+                 put_number(o, "time_us", (double)(now / 1000));
     if (d->previous) {
         sha256_hex(d->previous, hex);
-        cJSON_AddStringToObject(o, "previous", hex);
+        failed |= put_text(o, "previous", hex);
     }
-    cJSON_AddStringToObject(o, "job", d->job);
-    cJSON_AddStringToObject(o, "engine", d->engine ? d->engine : "");
-    cJSON_AddStringToObject(o, "format", d->format ? d->format : "");
-    cJSON_AddStringToObject(o, "base", d->base ? d->base : "");
-    cJSON_AddStringToObject(o, "base_name", d->base_name ? d->base_name : "");
+    failed |= put_text(o, "job", d->job) | put_text(o, "engine", d->engine) | put_text(o, "format", d->format) |
+              put_text(o, "base", d->base) | put_text(o, "base_name", d->base_name);
     if (d->of) {
-        cJSON_AddNumberToObject(o, "of", (double)d->of);
+        failed |= put_number(o, "of", (double)d->of);
     }
-    cJSON_AddItemToObject(o, "files", encode_files(d));
-    cJSON_AddItemToObject(o, "claims", encode_claims(d));
-    encode_object(o, "settings", d->settings);
-    encode_object(o, "metrics", d->metrics);
-    char *text = json_print(o);
+    failed |= put_files(o, d) | put_claims(o, d) | put_object(o, "settings", d->settings) |
+              put_object(o, "metrics", d->metrics);
+    if (failed) {
+        cJSON_Delete(o);
+        return NULL;
+    }
+    return o;
+}
+
+int entry_encode(const struct entry_draft *d, struct buf *out, struct claas_error *err)
+{
+    cJSON *o = encode(d);
+    char *text = o ? json_print(o) : NULL;
     cJSON_Delete(o);
     size_t before = out->len;
     if (text) {

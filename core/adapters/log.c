@@ -291,6 +291,15 @@ static void append_end(struct adapters *a)
     (void)pthread_mutex_unlock(&a->lock);
 }
 
+/* The entry as it is to be written, and as readers will see it: what they would refuse is not written, and behind the
+ * commit nothing is left that can fail. */
+static int append_make(const struct entry_draft *d, struct buf *text, struct adapter_entry **out,
+                       struct claas_error *err)
+{
+    int rc = entry_encode(d, text, err);
+    return rc ? rc : entry_decode(d->id, d->n, text->data, text->len, out, err);
+}
+
 /* Somebody's entry n, or ours whose reply was lost. NOT_FOUND: there is none after all. */
 static int append_settle(struct adapters *a, const struct entry_draft *d,
                          const struct claas_call *call, struct adapter_entry **out,
@@ -312,6 +321,7 @@ static int append_settle(struct adapters *a, const struct entry_draft *d,
     return rc;
 }
 
+/* *out: another entry than ours as it was made, where one was found. */
 static int append_put(struct adapters *a, const struct entry_draft *d, const struct buf *text,
                       const struct claas_call *call, struct adapter_entry **out,
                       struct claas_error *err)
@@ -332,7 +342,7 @@ static int append_put(struct adapters *a, const struct entry_draft *d, const str
         }
         rc = store_write(a, key, text->data, text->len, CLAAS_IF_ABSENT, call, &local);
         if (rc == 0) {
-            return entry_decode(d->id, d->n, text->data, text->len, out, err);
+            return 0;
         }
         if (rc != CLAAS_ERR_CONFLICT && !(local.flags & CLAAS_MAYBE)) {
             break;
@@ -342,6 +352,9 @@ static int append_put(struct adapters *a, const struct entry_draft *d, const str
         if (settled != CLAAS_ERR_NOT_FOUND) {
             rc = settled;
             local = seen;
+            if (rc && rc != CLAAS_ERR_CONFLICT) {
+                local.flags |= CLAAS_MAYBE; /* it could not be read who was first */
+            }
             break;
         }
     }
@@ -359,22 +372,24 @@ int log_append(struct adapters *a, const struct entry_draft *d, const struct cla
                        "'%s' has as many versions as can be numbered", d->id);
     }
     struct buf text = BUF_INIT;
-    struct adapter_entry *e = NULL;
-    int rc = entry_encode(d, &text, err);
+    struct adapter_entry *made = NULL;
+    struct adapter_entry *found = NULL;
+    int rc = append_make(d, &text, &made, err);
     if (rc == 0) {
         int alone = !(a->caps & CLAAS_STORE_ATOMIC);
         if (alone) {
             append_begin(a);
         }
-        rc = append_put(a, d, &text, call, &e, err);
+        rc = append_put(a, d, &text, call, &found, err);
         if (alone) {
             append_end(a);
         }
     }
     buf_clear(&text);
     if (rc == 0) {
-        cache_put(a, e, 1);
-        *out = e;
+        *out = found ? found : adapter_entry_ref(made);
+        cache_put(a, *out, 1);
     }
+    adapter_entry_unref(made);
     return rc;
 }

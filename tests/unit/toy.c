@@ -535,12 +535,11 @@ static const struct claas_plugin plugin = { .size = sizeof plugin,
                                             .inference = &inference,
                                             .text = &text };
 
-void toy_house_open(struct toy_house *house)
+static void house_open(struct toy_house *house)
 {
     struct claas_error err = ERR_INIT;
     struct host_module *module = NULL;
     struct option_values none = { 0 };
-    test_root_make();
     ck_ok(repo_open(&repo, toy.storage, NULL, &err), err);
     ck_ok(host_module_register(repo.host, &plugin, &module, &err), err);
     ck_ok(option_begin(&none, host_module_options(module), &err), err);
@@ -550,12 +549,30 @@ void toy_house_open(struct toy_house *house)
           err);
 }
 
-void toy_house_close(struct toy_house *house)
+static void house_close(struct toy_house *house)
 {
     host_instance_close(house->instance);
     repo_close(&repo);
-    test_root_remove();
     *house = (struct toy_house){ 0 };
+}
+
+void toy_house_open(struct toy_house *house)
+{
+    test_root_make();
+    house_open(house);
+}
+
+void toy_house_close(struct toy_house *house)
+{
+    house_close(house);
+    test_root_remove();
+}
+
+void toy_house_reopen(struct toy_house *house)
+{
+    house_close(house);
+    n_loaded = 0; /* what was loaded went with the instance */
+    house_open(house);
 }
 
 int toy_commit(struct adapters *a, const char *id, uint64_t expected, const char *job,

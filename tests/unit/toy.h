@@ -65,6 +65,8 @@ struct toy_house {
 };
 void toy_house_open(struct toy_house *house);
 void toy_house_close(struct toy_house *house);
+/* Closed and opened again over what is in its directory. */
+void toy_house_reopen(struct toy_house *house);
 
 /* Waits until a counter of `toy` has reached n; fails the test after ten seconds. */
 void toy_wait_at(const int *counter, int n);
