@@ -320,11 +320,11 @@ killed_in_a_step()
     wait $step
     start "$state" "$store"
     first=$daemon
-    for try in $(seq 300); do # what was accepted is finished by the next daemon, and once
+    for _ in $(seq 300); do # what was accepted is finished by the next daemon, and once
         job=$(curl -s "$url/v1/jobs?limit=1" | jq -r '.jobs[0].state')
         case $job in queued | running | null | '') sleep 0.2 ;; *) break ;; esac
     done
-    equal "$job" done && equal "$(head_of bad/a)" $((was + 1)) || return 1
+    equal "$job" 'done' && equal "$(head_of bad/a)" $((was + 1)) || return 1
     jq '.requests[0].training = {}' "$work/body" >"$work/again"
     equal "$(post_status /v1/feedback <"$work/again")" 200 && equal "$(head_of bad/a)" $((was + 2)) && log_is_a_chain
 }

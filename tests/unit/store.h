@@ -17,13 +17,13 @@
 
 static char test_root[64];
 
-static void test_root_make(void)
+static inline void test_root_make(void)
 {
     (void)snprintf(test_root, sizeof test_root, "/tmp/claas-test-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(test_root));
 }
 
-static void test_root_remove(void)
+static inline void test_root_remove(void)
 {
     struct claas_error err = ERR_INIT;
     ck_ok(dir_remove(test_root, &err), err);

@@ -327,7 +327,9 @@ static int toy_load(void *self, const struct claas_version *version, const struc
     }
     (void)pthread_mutex_lock(&toy.mutex);
     size_t at = loaded_at(&version->serve);
-    ck_assert_uint_lt(at, sizeof loaded / sizeof loaded[0]);
+    if (at >= sizeof loaded / sizeof loaded[0]) {
+        abort(); /* an assertion of check allocates, and a test may just let that fail */
+    }
     loaded[at] = version->serve;
     n_loaded += at == n_loaded;
     toy.loads++;
