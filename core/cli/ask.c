@@ -157,8 +157,21 @@ static int feedback_training(const struct cli *c, cJSON *item)
     return status;
 }
 
+/* What was not as it was meant must not pass unseen. */
+static void show_warnings(const cJSON *answer)
+{
+    const cJSON *one;
+    cJSON_ArrayForEach(one, json_get(answer, "warnings"))
+    {
+        if (cJSON_IsString(one)) {
+            (void)fprintf(stderr, "claas: warning: %s\n", one->valuestring);
+        }
+    }
+}
+
 static void show_feedback(const cJSON *answer)
 {
+    show_warnings(answer);
     const cJSON *metadata = json_get(json_get(answer, "distill_result"), "metadata");
     const cJSON *loss = json_get(metadata, "total_loss");
     const cJSON *total = json_get(json_get(answer, "timing_ms"), "total");

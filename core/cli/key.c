@@ -7,21 +7,49 @@
 #include "access/access.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "cli/client.h"
 #include "cli/print.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define KEY_DAY_NS (INT64_C(24) * 3600 * 1000000000)
 
+/* A mistyped directory must not look like one without keys. Before claasd has ever run, a key may be made in a directory that
+ * is there; nothing is to be seen in it. */
+static int key_place(const char *dir, int makes, int quiet, struct claas_error *err)
+{
+    struct stat st;
+    char *file = path_join(dir, "state.db");
+    if (!file) {
+        return err_oom(err, "the state database");
+    }
+    int there = stat(file, &st) == 0;
+    int rc = 0;
+    if (!there && (!makes || stat(dir, &st) || !S_ISDIR(st.st_mode))) {
+        rc = err_set(err, CLAAS_ERR_NOT_FOUND, "state-dir", "there is no state of claasd in '%s'; say where with --state-dir",
+                     dir);
+    } else if (!there && !quiet) {
+        (void)fprintf(stderr, "claas: '%s' has not been used by claasd yet: its database is made\n", dir);
+    }
+    free(file);
+    return rc;
+}
+
 /* While claasd holds the lock, the database is there and of its version; else we open it as claasd would. */
-static int key_open(const struct cli *c, struct state **out, struct claas_error *err)
+static int key_open(const struct cli *c, int makes, struct state **out, struct claas_error *err)
 {
     const char *dir = cli_value(c, "state-dir");
     dir = dir ? dir : "/var/lib/claas";
-    int rc = state_open(dir, NULL, out, err);
+    int rc = key_place(dir, makes, c->quiet, err);
+    if (rc) {
+        return rc;
+    }
+    rc = state_open(dir, NULL, out, err);
     if (rc == CLAAS_ERR_CONFLICT) {
         err_clear(err);
         rc = state_open_beside(dir, out, err);
@@ -75,7 +103,7 @@ int cli_key_add(struct cli *c)
     if (status) {
         return status;
     }
-    int rc = key_open(c, &s, &err);
+    int rc = key_open(c, 1, &s, &err);
     if (rc == 0) {
         rc = access_key_make(s, &k, id, token, &err);
     }
@@ -98,7 +126,7 @@ int cli_key_revoke(struct cli *c)
 {
     struct claas_error err = ERR_INIT;
     struct state *s = NULL;
-    int rc = key_open(c, &s, &err);
+    int rc = key_open(c, 0, &s, &err);
     if (rc == 0) {
         rc = state_key_revoke(s, c->args[0], clock_real_ns(), &err);
     }
@@ -142,7 +170,7 @@ int cli_key_list(struct cli *c)
     struct claas_error err = ERR_INIT;
     struct state *s = NULL;
     struct state_keys keys = { 0 };
-    int rc = key_open(c, &s, &err);
+    int rc = key_open(c, 0, &s, &err);
     if (rc == 0) {
         rc = state_key_list(s, &keys, &err);
     }

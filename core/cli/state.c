@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "state/state.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +44,8 @@ int cli_restore(struct cli *c)
     if (!c->quiet && kept) {
         (void)printf("%s\n", kept);
     }
+    (void)fprintf(stderr, "claas: API keys are those of the backup, too: keys made since are gone, and keys revoked since count "
+                          "again; see claas key list\n");
     free(kept);
     return 0;
 }
