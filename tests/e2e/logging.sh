@@ -6,6 +6,7 @@ set -u
 # shellcheck source=tests/e2e/testing.sh
 . "${abs_top_srcdir:-.}/tests/e2e/testing.sh"
 need_model
+need_speed
 
 trace=0af7651916cd43dd8448eb211c80319c
 

@@ -6,6 +6,7 @@ set -u
 # shellcheck source=tests/e2e/testing.sh
 . "${abs_top_srcdir:-.}/tests/e2e/testing.sh"
 need_model
+need_speed
 
 claas()
 {

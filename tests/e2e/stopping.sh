@@ -6,6 +6,7 @@ set -u
 # shellcheck source=tests/e2e/testing.sh
 . "${abs_top_srcdir:-.}/tests/e2e/testing.sh"
 need_model
+need_speed
 
 # begin NAME TOKENS: an answer that streams into $work/NAME, begun when this returns. A count does not end by itself.
 begin()

@@ -33,6 +33,15 @@ need_model()
     fi
 }
 
+# Skips all that follows in builds with sanitizers, which take minutes for a step of the real model.
+need_speed()
+{
+    if [ -n "${claas_sanitizers:-}" ]; then
+        echo "1..0 # SKIP too slow with sanitizers"
+        exit 0
+    fi
+}
+
 # ok NAME COMMAND…: one TAP line.
 ok()
 {

@@ -253,5 +253,10 @@ static Suite *suite(void)
 
 int main(void)
 {
+    const char *sanitizers = getenv("claas_sanitizers");
+    if (sanitizers && sanitizers[0]) { /* they allocate themselves, and count what a failed allocation leaves */
+        (void)puts("1..0 # SKIP allocations of sanitizers would fail too");
+        return 0;
+    }
     return test_main(suite());
 }
