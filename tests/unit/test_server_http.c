@@ -334,6 +334,7 @@ START_TEST(an_answer_whose_client_leaves_is_recorded)
         ck_assert_int_gt(read(fd, piece, sizeof piece), 0); /* it has begun to be told */
     }
     (void)close(fd);
+    (void)usleep(500000); /* until it is noticed */
     toy_open_gate();
     cJSON *o = recorded();
     ck_assert_str_eq(text_at(o, "finish_reason"), "cancelled");
